@@ -1,0 +1,100 @@
+"""Measure what a round costs beyond training, and the memory of a whole federation on one machine.
+
+    .venv/bin/python benchmarks/round_overhead.py [--members 3] [--rounds 20]
+
+Runs real processes with mutual TLS on small data, so that nearly all of a round is overhead: messages, polls, checks, the
+ledger's fsync, the checkpoint. Prints seconds a round (median and worst, the first apart, since it reads and encodes the
+conversations) and the proportional set size (PSS) of every process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from ringfence.demo.company_data import simulated_companies
+from ringfence.demo.demonstration import DemoTerms, make_plan
+from ringfence.demo.federation import DemoFolder, Federation
+from ringfence.demo.processes import Processes
+from ringfence.model.feature_set import load_feature_set
+
+
+def main() -> None:
+    """Run the benchmark and print its figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--members", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--conversations", type=int, default=60)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ringfence-benchmark-") as scratch:
+        measure(Path(scratch), members=given.members, rounds=given.rounds, conversations=given.conversations)
+
+
+def measure(scratch: Path, *, members: int, rounds: int, conversations: int) -> None:
+    """Run a federation and print what its rounds cost."""
+    companies = simulated_companies(members=members, conversations=conversations, seed=7).companies
+    folder = DemoFolder(root=scratch / "federation", members=tuple(company.name for company in companies))
+    folder.prepare()
+    terms = DemoTerms(
+        corpus=(),
+        members=members,
+        rounds=rounds,
+        conversations=conversations,
+        epsilon=6.0,
+        folder=folder.root,
+        seed=7,
+    )
+    plan = make_plan(terms, features=load_feature_set("static-128"), members=members)
+    with Processes(logs=folder.logs) as processes:
+        federation = Federation(folder=folder, processes=processes, epsilon=terms.epsilon)
+        federation.found(companies, threshold=min(2, members))
+        memory: dict[str, float] = {}
+        for done in federation.run(plan):
+            if done == rounds - 1:
+                memory = memory_by_process(processes)
+        seconds = [event.seconds for event in federation.latest_run().events() if event.event == "round"]
+    later = seconds[1:]
+    print(
+        f"{members} members, {rounds} rounds of {plan.training.local_steps} steps on {conversations} conversations each"
+    )
+    print(f"first round (reads and encodes)   {seconds[0]:.2f} s")
+    print(
+        f"later rounds                      {statistics.median(later):.2f} s median, {max(later):.2f} s worst"
+    )
+    for name, mebibytes in memory.items():
+        print(f"memory of {name:<24} {mebibytes:>7.0f} MiB")
+    print(f"memory in all                     {sum(memory.values()):>8.0f} MiB")
+
+
+def memory_by_process(processes: Processes) -> dict[str, float]:
+    """Return the proportional set size of each started process with its descendants, in MiB."""
+    sizes: dict[str, float] = {}
+    for background in processes.running:
+        root = psutil.Process(background.process.pid)
+        family = [root, *root.children(recursive=True)]
+        sizes[background.name] = sum(_pss(process.pid) for process in family)
+    return sizes
+
+
+def _pss(process_id: int) -> float:
+    # Read as root's own child would be refused for a worker that is not dumpable: then its resident size stands in.
+    try:
+        for line in Path(f"/proc/{process_id}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    try:
+        return float(psutil.Process(process_id).memory_info().rss) / 2**20
+    except psutil.Error:
+        return 0.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The member company: training agent, releases, scoring, command line."""

@@ -1,0 +1,44 @@
+"""``ringfence agent``: take part in the federation."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ringfence.client.member_home import MemberHome
+from ringfence.model.console import new_application
+
+application = new_application("agent", "Take part in the federation's training runs.")
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
+]
+
+
+@application.callback()
+def _agent() -> None:
+    """Take part in the federation's training runs."""
+
+
+@application.command()
+def run(
+    home: HomeOption = None,
+    poll: Annotated[
+        float, typer.Option("--poll", min=0.05, max=60, help="Seconds between questions for work.")
+    ] = 0.25,
+) -> None:
+    """Answer training rounds until stopped. Opens no port; needs outbound access to the coordinator only."""
+    from ringfence.client.agent import run_agent
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("httpx", "httpcore", "flwr"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run_agent(MemberHome.locate(home), stop=stop, poll_s=poll)

@@ -1,0 +1,165 @@
+"""``ringfence approve``: look at what the federation would publish, and countersign it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ringfence.client.member_home import MemberHome
+from ringfence.model.console import JsonOption, emit, new_application, note
+from ringfence.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringfence.model.drafts import Draft, DraftSummary
+
+application = new_application("approve", "Countersign releases, and who may approve them.")
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
+]
+DraftArgument = Annotated[str, typer.Argument(help="A draft's name, or a file that the coordinator sent.")]
+UnseenOption = Annotated[
+    bool,
+    typer.Option("--unsafe-unseen", help="Go on although no candidate with these files was pulled here."),
+]
+
+
+@application.callback()
+def _approve() -> None:
+    """Countersign releases, and who may approve them."""
+
+
+@application.command("list")
+def list_drafts(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List the drafts that await signatures."""
+    from ringfence.client.approvals import ApprovalClient
+    from ringfence.client.coordinator_connection import open_release_channel
+
+    with open_release_channel(MemberHome.locate(home)) as channel:
+        drafts = ApprovalClient(channel).list_drafts()
+    lines = [line for draft in drafts for line in _progress(draft)] or ["No draft awaits signatures."]
+    if drafts:
+        lines.append(f"Next: ringfence approve show {drafts[0].id}")
+    emit("\n".join(lines), data={"drafts": [_summary_data(draft) for draft in drafts]}, as_json=as_json)
+
+
+@application.command()
+def show(draft: DraftArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show what signing a draft would mean, read from the very bytes that would be signed."""
+    from ringfence.client.approvals import review
+
+    located = MemberHome.locate(home)
+    found = review(located, draft=_fetch(draft, home=located), unsafe_unseen=True)
+    emit(
+        "\n".join([*found.lines, f"Next: ringfence approve sign {draft}"]),
+        data={"changes": list(found.lines)},
+        as_json=as_json,
+    )
+
+
+@application.command()
+def sign(
+    draft: DraftArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write the signatures to a file; the default for a draft file."),
+    ] = None,
+    unsafe_unseen: UnseenOption = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a draft means, and sign it with this member's approval key.
+
+    A release is signed only if a candidate with the same files was pulled here. A draft that the coordinator sent as a
+    file is answered with a file; any other is answered over the connection.
+    """
+    from ringfence.client.approvals import ApprovalClient, review, save_signatures, sign_draft
+    from ringfence.client.coordinator_connection import open_release_channel
+
+    located = MemberHome.locate(home)
+    fetched = _fetch(draft, home=located)
+    found = review(located, draft=fetched, unsafe_unseen=unsafe_unseen)
+    for line in found.lines:
+        note(line)
+    if not yes:
+        _confirm()
+    signatures = sign_draft(located, draft=fetched, unsafe_unseen=unsafe_unseen)
+    answer = out or (
+        Path(f"{fetched.id}.{signatures[0].key_id[:8]}.signature.json") if _is_file(draft) else None
+    )
+    roles = ", ".join(signature.role for signature in signatures)
+    if answer is not None:
+        save_signatures(answer, draft_id=fetched.id, signatures=signatures)
+        emit(
+            f"Signed {roles}; the signatures are in {answer}.\nNext: send that file to the coordinator.",
+            data={"draft": fetched.id, "signed": roles.split(", "), "file": str(answer)},
+            as_json=as_json,
+        )
+        return
+    with open_release_channel(located) as channel:
+        summary = ApprovalClient(channel).submit(fetched.id, signatures=signatures)
+    state = "It can be published now." if summary.is_complete else "It needs more signatures."
+    emit(
+        "\n".join([f"Signed {roles}. {state}", *_progress(summary), "Next: ringfence approve list"]),
+        data={"draft": fetched.id, "signed": roles.split(", "), "progress": _summary_data(summary)},
+        as_json=as_json,
+    )
+
+
+def _fetch(draft: str, *, home: MemberHome) -> Draft:
+    from ringfence.client.approvals import ApprovalClient
+    from ringfence.client.coordinator_connection import open_release_channel
+    from ringfence.client.releases import ReleaseStore
+    from ringfence.model.drafts import load_draft
+
+    if _is_file(draft):
+        return load_draft(Path(draft))
+    # Compared with the newest that is published, not with what happens to be stored here.
+    ReleaseStore(home).refresh()
+    with open_release_channel(home) as channel:
+        return ApprovalClient(channel).get_draft(draft)
+
+
+def _is_file(draft: str) -> bool:
+    return "/" in draft or draft.endswith(".json")
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "Nobody is there to confirm the signature.", hint="Say --yes to sign without asking."
+        )
+    if not typer.confirm("Sign this?", err=True):
+        raise typer.Abort
+
+
+def _progress(draft: DraftSummary) -> list[str]:
+    lines = [f"{draft.id}: {draft.purpose}"]
+    for role in draft.roles:
+        signed = ", ".join(role.signed_by) or "nobody"
+        awaited = ", ".join(role.awaited_from) or "nobody"
+        lines.append(
+            f"  {role.role}: {len(role.signed_by)} of {role.threshold} ({signed}); may still sign: {awaited}"
+        )
+    return lines
+
+
+def _summary_data(draft: DraftSummary) -> dict[str, object]:
+    return {
+        "id": draft.id,
+        "purpose": draft.purpose,
+        "complete": draft.is_complete,
+        "roles": [
+            {
+                "role": role.role,
+                "threshold": role.threshold,
+                "signed_by": list(role.signed_by),
+                "awaited_from": list(role.awaited_from),
+            }
+            for role in draft.roles
+        ],
+    }

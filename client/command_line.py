@@ -1,0 +1,50 @@
+"""``ringfence``: what a member company runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+
+from ringfence.client import (
+    agent_commands,
+    approve_commands,
+    audit_commands,
+    budget_commands,
+    data_commands,
+    evidence_commands,
+    identity_commands,
+    model_commands,
+    policy_commands,
+    score_command,
+)
+from ringfence.model.console import new_application, run_application
+
+application = new_application(
+    "ringfence", "Train a shared detector without sharing a conversation; score with it."
+)
+for _group in (
+    identity_commands,
+    data_commands,
+    policy_commands,
+    agent_commands,
+    model_commands,
+    approve_commands,
+    audit_commands,
+    budget_commands,
+    evidence_commands,
+):
+    application.add_typer(_group.application)
+application.command()(score_command.score)
+
+# Commands of packages that need both sides, and so are not the client's own.
+for _entry in entry_points(group="ringfence.commands"):
+    application.command(_entry.name)(_entry.load())
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run_application(application))
+
+
+if __name__ == "__main__":
+    main()

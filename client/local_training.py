@@ -1,0 +1,157 @@
+"""A member's answer to one question of a run: its own conversations, its own noise.
+
+Runs in the worker, which has no network. What it returns is noised, clipped and of a fixed shape; whether it leaves the
+member is for the agent to decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ringfence.client.exclusions import exclusions_stamp
+from ringfence.client.local_data import TrainingRows, load_labelled, training_rows
+from ringfence.client.local_evaluation import evaluate_locally, evaluation_prefixes
+from ringfence.client.member_home import MemberHome
+from ringfence.client.member_settings import MemberSettings, load_member_settings
+from ringfence.client.participation import (
+    check_ledger,
+    check_round,
+    check_software,
+    check_terms,
+    read_signed_plan,
+)
+from ringfence.model.conversation import Conversation
+from ringfence.model.errors import PeerError
+from ringfence.model.evaluation_messages import EvaluateRequest
+from ringfence.model.feature_set import FeatureSet, load_feature_set
+from ringfence.model.head import ARCHITECTURES
+from ringfence.model.plan import Plan
+from ringfence.model.round_messages import RoundRequest, RoundUpdate, TrainRequest, TrainUpdate
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    plan: Plan
+    rows: TrainingRows
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAnswer:
+    """What a member computed for one question.
+
+    Attributes:
+        update: the answer, noised.
+        dataset_digest: of the manifest of the conversations that were used, in hexadecimal; it stays at the member.
+    """
+
+    update: RoundUpdate
+    dataset_digest: str
+
+
+class LocalTrainer:
+    """Answers rounds for one member, keeping its rows in memory between them.
+
+    Args:
+        home: the member's folder.
+        has_ledger: whether what this returns is charged to a ledger before it leaves.
+    """
+
+    def __init__(self, home: MemberHome, *, has_ledger: bool) -> None:
+        self._home = home
+        self._has_ledger = has_ledger
+        self._settings: MemberSettings | None = None
+        self._conversations: list[Conversation] | None = None
+        self._prepared: dict[tuple[str, tuple[float, ...]], _Prepared] = {}
+        self._exclusions: tuple[int, int] | None = None
+
+    def answer(self, request: RoundRequest) -> LocalAnswer:
+        """Return the answer to one question.
+
+        Raises:
+            PolicyError: the plan is outside what this member agreed to.
+            PeerError: the request does not fit its plan. The coordinator's fault.
+            ConfigError, DataError: the member's own files are not in order.
+            BudgetError: the contribution bound does not hold.
+        """
+        self._notice_forgotten()
+        settings = self._own_settings()
+        plan = read_signed_plan(request, plan_public_key=settings.plan_public_key)
+        check_terms(plan, settings=settings)
+        check_ledger(plan, has_ledger=self._has_ledger)
+        check_software(plan, feature_set_sha256=self._features(plan).fingerprint)
+        check_round(request, plan)
+        expected = ARCHITECTURES[plan.training.architecture].parameter_count(self._features(plan).dimension)
+        if request.parameters.shape != (expected,):
+            raise PeerError("The model of the round has another shape than the plan's architecture.")
+        if isinstance(request, EvaluateRequest):
+            rows = self._rows(plan, prefixes=evaluation_prefixes(plan))
+            made: RoundUpdate = evaluate_locally(request, plan=plan, rows=rows)
+        else:
+            rows = self._rows(plan, prefixes=plan.training.prefixes)
+            made = _train(request, plan=plan, rows=rows, size_class=settings.size_class)
+        return LocalAnswer(update=made, dataset_digest=rows.manifest.digest())
+
+    def _notice_forgotten(self) -> None:
+        """Let go of everything that is in memory when somebody was forgotten since the last round."""
+        stamp = exclusions_stamp(self._home)
+        if stamp != self._exclusions:
+            self._exclusions = stamp
+            self._conversations = None
+            self._prepared.clear()
+
+    def _own_settings(self) -> MemberSettings:
+        if self._settings is None:
+            self._settings = load_member_settings(self._home)
+        return self._settings
+
+    def _features(self, plan: Plan) -> FeatureSet:
+        return _feature_set(plan.training.feature_set)
+
+    def _rows(self, plan: Plan, *, prefixes: tuple[float, ...]) -> TrainingRows:
+        key = (plan.digest(), prefixes)
+        if key not in self._prepared:
+            if self._conversations is None:
+                self._conversations = load_labelled(self._home, self._own_settings())
+            rows = training_rows(
+                self._home,
+                conversations=self._conversations,
+                feature_set=self._features(plan),
+                prefixes=prefixes,
+                contribution_bound=plan.privacy.contribution_bound,
+            )
+            self._prepared = {key: _Prepared(plan=plan, rows=rows)}
+        return self._prepared[key].rows
+
+
+def _train(request: TrainRequest, *, plan: Plan, rows: TrainingRows, size_class: int) -> TrainUpdate:
+    from ringfence.privacy.secure_noise import Csprng
+    from ringfence.privacy.training import train_privately
+    from ringfence.privacy.update_grid import quantise_update
+
+    trained = train_privately(
+        request.parameters,
+        features=rows.features,
+        labels=rows.labels,
+        manifest=rows.manifest,
+        terms=plan.training,
+        privacy=plan.privacy,
+        size_class=size_class,
+        steps=plan.training.local_steps,
+        rng=Csprng(),
+    )
+    return TrainUpdate(
+        run=request.run,
+        plan_digest=plan.digest(),
+        round=request.round,
+        attempt=request.attempt,
+        update=quantise_update(np.asarray(trained - request.parameters, dtype=np.float64)),
+    )
+
+
+@lru_cache(maxsize=2)
+def _feature_set(name: str) -> FeatureSet:
+    """Return a feature set, read once a process: the members of a simulation share one of nearly 40 MB."""
+    return load_feature_set(name)

@@ -1,0 +1,146 @@
+"""``ringfence score``: score conversations with a release. Needs neither torch nor Flower; text is never printed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ringfence.client.member_home import MemberHome
+from ringfence.model.console import JsonOption, note
+
+if TYPE_CHECKING:
+    from ringfence.model.conversation import Conversation
+    from ringfence.model.detector import Detector, Score
+    from ringfence.model.errors import DataError
+    from ringfence.model.explanation import MessageShare
+
+_BATCH = 64
+_EXPLAINED_MESSAGES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    score: Score
+    messages: tuple[MessageShare, ...] | None
+
+
+def score(
+    source: Annotated[
+        str, typer.Argument(help="A .jsonl or .jsonl.gz file of conversations, or - for standard input.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A release folder; the member's release in use by default.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Print only the N highest scores, highest first.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Name the stage of each message and its share in the score.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Count and pass over lines that cannot be read.")
+    ] = False,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score conversations, one a line; scores come as they are computed.
+
+    With --json each score is one JSON object on its own line, so that a stream stays a stream. A line that cannot be read
+    ends the command with exit code 4 after the scores of the lines before it, unless --skip-bad is given.
+    """
+    from ringfence.model.detector import Detector
+    from ringfence.model.jsonl_reader import STANDARD_INPUT, SkippedLines, read_conversations
+
+    folder = model if model is not None else _release_in_use(MemberHome.locate(home))
+    detector = Detector.load(folder)
+    skipped = SkippedLines() if skip_bad else None
+    # Encoding many at once is faster; a stream that a person or a service feeds must not wait for the next line.
+    together = 1 if source == STANDARD_INPUT else _BATCH
+    lines = _lines(detector, read_conversations(source, skipped=skipped), together=together, explain=explain)
+    chosen = lines if top is None else _highest(lines, top)
+    printed = 0
+    if not as_json:
+        typer.echo(f"{'probability':>11}  {'score':>8}  conversation")
+    for line in chosen:
+        typer.echo(_json(line) if as_json else _text(line))
+        printed += 1
+    note(
+        f"{printed} scores by {folder.resolve().name}. A score is a reason for a person to look, never a verdict."
+    )
+    if skipped is not None and skipped.first is not None:
+        note(f"{skipped.count} lines were passed over; the first: {skipped.first.message}")
+    if not explain:
+        note("Next: ringfence score --top 10 --explain FILE, to see which messages raise a score.")
+
+
+def _release_in_use(home: MemberHome) -> Path:
+    from ringfence.client.releases import ReleaseStore
+
+    return ReleaseStore(home).current()
+
+
+def _lines(
+    detector: Detector, conversations: Iterator[Conversation], *, together: int, explain: bool
+) -> Iterator[_Line]:
+    from ringfence.model.explanation import explain as explanation_of
+
+    for held, failure in _batches(conversations, together):
+        for conversation, found in zip(held, detector.score_together(held), strict=True):
+            yield _Line(score=found, messages=explanation_of(detector, conversation) if explain else None)
+        if failure is not None:
+            raise failure
+
+
+def _batches(
+    conversations: Iterator[Conversation], size: int
+) -> Iterator[tuple[list[Conversation], DataError | None]]:
+    """Yield conversations in batches; a bad line comes with the conversations before it, so that none goes unscored."""
+    from ringfence.model.errors import DataError
+
+    while True:
+        held: list[Conversation] = []
+        failure: DataError | None = None
+        try:
+            for conversation in itertools.islice(conversations, size):
+                held.append(conversation)  # one by one: what was read before a bad line stays
+        except DataError as error:
+            failure = error
+        if not held and failure is None:
+            return
+        yield held, failure
+
+
+def _highest(lines: Iterable[_Line], count: int) -> list[_Line]:
+    # Memory grows with N, never with the file.
+    return heapq.nlargest(count, lines, key=lambda line: line.score.logit)
+
+
+def _json(line: _Line) -> str:
+    record: dict[str, object] = {
+        "id": line.score.id,
+        "score": round(line.score.logit, 4),
+        "probability": round(line.score.probability, 4),
+    }
+    if line.messages is not None:
+        record["messages"] = [asdict(message) for message in line.messages]
+    return json.dumps(record)
+
+
+def _text(line: _Line) -> str:
+    text = f"{line.score.probability:>11.3f}  {line.score.logit:>+8.3f}  {line.score.id}"
+    strongest = sorted(line.messages or (), key=lambda message: -message.share)[:_EXPLAINED_MESSAGES]
+    for message in strongest:
+        text += (
+            f"\n             {message.share:>+8.3f}    message {message.index + 1}: {message.stage} "
+            f"({message.stage_probability:.2f})"
+        )
+    return text

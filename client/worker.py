@@ -1,0 +1,166 @@
+"""The worker: a child process that trains, without a network, while the agent that started it talks to the coordinator.
+
+Only the worker loads torch and sees conversations. It is started once and stays warm; if it dies or hangs, the agent
+answers with a code and starts another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ringfence.client.member_home import MemberHome
+from ringfence.client.refusals import refusal_code
+from ringfence.model.errors import RingfenceError
+from ringfence.model.round_messages import Refusal, RefusalCode, RoundRequest, RoundUpdate
+
+if TYPE_CHECKING:
+    from ringfence.client.local_training import LocalTrainer
+
+log = logging.getLogger("ringfence.agent")
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAnswer:
+    """What the worker returns for a request.
+
+    Attributes:
+        answer: what may leave, if the agent lets it.
+        reason: one sentence for this member's own log, without private data; "" for an update.
+        dataset_digest: of the manifest of what an update was made from; it stays at the member.
+    """
+
+    answer: RoundUpdate | Refusal
+    reason: str = ""
+    dataset_digest: str = ""
+
+
+class Worker:
+    """A warm child process that answers the questions of runs, used as a context manager.
+
+    Args:
+        home: the member's folder.
+    """
+
+    def __init__(self, home: MemberHome) -> None:
+        self._home = home
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Self:
+        """Start nothing yet: the child starts with the first request."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the child."""
+        self._end()
+
+    @property
+    def process_id(self) -> int | None:
+        """Process id of the child, or None if there is none."""
+        return self._process.pid if self._process is not None else None
+
+    def answer(self, request: RoundRequest, *, timeout_s: float) -> WorkerAnswer:
+        """Return the child's answer; a code if it dies or takes longer than ``timeout_s``."""
+        if self._process is None or not self._process.is_alive():
+            self._start()
+        pipe = self._pipe
+        if pipe is None:
+            return WorkerAnswer(Refusal(RefusalCode.FAILED), "The worker did not start.")
+        try:
+            pipe.send(request)
+            if not pipe.poll(timeout_s):
+                self._end()
+                return WorkerAnswer(
+                    Refusal(RefusalCode.FAILED), f"The worker did not answer within {timeout_s:.0f} s."
+                )
+            answer: WorkerAnswer = pipe.recv()
+        except (EOFError, OSError):
+            self._end()
+            return WorkerAnswer(
+                Refusal(RefusalCode.FAILED), "The worker died; the next request starts another."
+            )
+        return answer
+
+    def _start(self) -> None:
+        self._end()
+        # Linear algebra would start threads as it is imported, and only a process of one thread may cut itself off from
+        # the network without being root.
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        # Spawned, not forked: no random state, key or open connection of the agent is copied into it.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(
+            target=_serve,
+            args=(child_end, self._home.root, os.getpid()),
+            name="ringfence-worker",
+            daemon=True,
+        )
+        self._process.start()
+        child_end.close()
+
+    def _end(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join(_STOP_S)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+            self._process = None
+
+
+def _serve(pipe: Connection, home: Path, parent: int) -> None:
+    _confine(parent)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Only here, in the child: torch comes with it.
+    from ringfence.client.local_training import LocalTrainer
+
+    trainer = LocalTrainer(MemberHome(home), has_ledger=True)
+    while True:
+        try:
+            request: RoundRequest = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(_answer(trainer, request))
+
+
+def _answer(trainer: LocalTrainer, request: RoundRequest) -> WorkerAnswer:
+    try:
+        made = trainer.answer(request)
+        return WorkerAnswer(made.update, dataset_digest=made.dataset_digest)
+    except RingfenceError as error:
+        return WorkerAnswer(Refusal(refusal_code(error)), f"{error.message} {error.hint}".strip())
+    except Exception as error:  # noqa: BLE001 - its text may hold private data, so only its kind is kept
+        return WorkerAnswer(Refusal(RefusalCode.FAILED), f"A defect of Ringfence: {type(error).__name__}.")
+
+
+def _confine(parent: int) -> None:
+    """Cut this process off: no network, no core dumps, gone with its parent, deaf to the terminal's Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)  # the parent died before the line above took hold
+    if libc.unshare(_CLONE_NEWNET) != 0 and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+        log.warning("this system does not let the worker be cut off from the network")

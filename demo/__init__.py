@@ -1,0 +1,1 @@
+"""The whole federation on one machine; the only package that may import both sides."""

@@ -1,0 +1,314 @@
+"""The whole federation on one machine, through the same command lines that its people use.
+
+A coordinator and member companies, each a process with a folder of its own; mutual TLS between them; nothing in common
+but what goes over the wire.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.client.local_data import contribution_secret
+from ringfence.client.member_home import MemberHome
+from ringfence.client.member_settings import DataSettings, load_member_settings, save_member_settings
+from ringfence.client.policy import Policy, default_policy
+from ringfence.client.policy_rules import BudgetRules
+from ringfence.client.policy_text import save_policy
+from ringfence.demo.company_data import write_jsonl
+from ringfence.demo.processes import COORDINATOR, MEMBER, Processes, call
+from ringfence.model.errors import ConfigError, DeadlineError, RingfenceError
+from ringfence.model.plan import Plan
+from ringfence.model.settings_file import toml_text
+from ringfence.model.simulation import CompanyData
+from ringfence.privacy.bounding import bound_contributions
+from ringfence.server.aggregation import published_model
+from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.run_store import Run, RunStore
+
+FEDERATION = "demo"
+VERSION = "0.1.0"
+CONTRIBUTION_BOUND = 2
+_MARKER = ".ringfence-demo-folder"
+_START_S = 60.0
+_RUNS_FOR_LIFE = 4
+_POLL_S = 0.1
+Item = TypeVar("Item")
+
+
+@dataclass(slots=True)
+class DemoFolder:
+    """The one folder that the demonstration writes to.
+
+    Attributes:
+        root: the folder.
+        members: names of the companies.
+    """
+
+    root: Path
+    members: tuple[str, ...]
+
+    @property
+    def coordinator(self) -> CoordinatorHome:
+        """The coordinator's folder."""
+        return CoordinatorHome(self.root / "coordinator")
+
+    @property
+    def logs(self) -> Path:
+        """Folder of every process's output."""
+        return self.root / "logs"
+
+    @property
+    def exchange(self) -> Path:
+        """Folder of the files that people would send each other: requests, welcomes, drafts, signatures."""
+        return self.root / "exchange"
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan of the run."""
+        return self.root / "plan.toml"
+
+    def member(self, name: str) -> MemberHome:
+        """A company's folder."""
+        return MemberHome(self.root / "members" / name)
+
+    def held_out_file(self, name: str) -> Path:
+        """A company's held-out conversations."""
+        return self.member(name).root / "held-out.jsonl"
+
+    def prepare(self) -> None:
+        """Empty the folder of an earlier demonstration, or make it.
+
+        Raises:
+            ConfigError: the folder holds something else. The user's to decide.
+        """
+        if self.root.exists() and not (self.root / _MARKER).exists() and any(self.root.iterdir()):
+            raise ConfigError(
+                f"{self.root} holds something that the demonstration did not write.",
+                hint="Choose another --folder.",
+            )
+        try:
+            shutil.rmtree(self.root, ignore_errors=True)
+            for folder in (self.logs, self.exchange):
+                folder.mkdir(parents=True)
+            (self.root / _MARKER).touch()
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot write to {self.root}: {error.strerror}", hint="Choose another --folder."
+            ) from error
+
+
+@dataclass(slots=True)
+class Federation:
+    """A running demonstration federation.
+
+    Attributes:
+        folder: where everything lies.
+        processes: owns what runs.
+        epsilon: of a run; members allow it once, and four times as much for life.
+        size_classes: by company, as declared when joining.
+    """
+
+    folder: DemoFolder
+    processes: Processes
+    epsilon: float
+    size_classes: dict[str, int] = field(default_factory=dict)
+
+    def found(self, companies: Sequence[CompanyData], *, threshold: int) -> None:
+        """Set up coordinator and members, agree on who approves releases, and start every process.
+
+        Args:
+            companies: what each member has.
+            threshold: members that must countersign a release.
+        """
+        fleet, releases = _free_ports(2)
+        self._coordinate(
+            "init",
+            FEDERATION,
+            "--demonstration",
+            *("--fleet-address", f"127.0.0.1:{fleet}"),
+            *("--release-address", f"127.0.0.1:{releases}"),
+        )
+        self._each(companies, self._ask_to_join)
+        for company in companies:
+            self._coordinate("member", "admit", str(self._exchange(company.name, "request")))
+        self._agree_on_trust(threshold)
+        self.processes.start(
+            "coordinator", [*COORDINATOR, "serve", "--home", str(self.folder.coordinator.root)]
+        )
+        self._each(companies, self._accept)
+        for company in companies:
+            home = self.folder.member(company.name)
+            self.processes.start(company.name, [*MEMBER, "agent", "run", "--home", str(home.root)])
+        self._wait_for(self._all_connected, "the members did not connect")
+
+    def run(self, plan: Plan) -> Iterator[int]:
+        """Start a run, and yield the number of rounds that are done as they are.
+
+        Raises:
+            RingfenceError: the run failed, or a process ended.
+        """
+        text = "# The plan of the demonstration's run.\n" + toml_text(plan.model_dump(mode="json"))
+        self.folder.plan_file.write_text(text)
+        started = json.loads(self._coordinate("run", "start", str(self.folder.plan_file), "--json"))
+        run = RunStore(self.folder.coordinator.runs).open(started["data"]["run"])
+        deadline = time.monotonic() + plan.training.rounds * plan.cohort.round_deadline_s + _START_S
+        done = 0
+        while done < plan.training.rounds:
+            self.processes.check()
+            record = run.record()
+            if record.status not in ("created", "running", "completed"):
+                raise RingfenceError(f"The run {run.name} {record.status}: {record.reason}")
+            if time.monotonic() > deadline:
+                raise DeadlineError(f"The run {run.name} did not end in time.")
+            reached = run.rounds_done()
+            yield from range(done + 1, reached + 1)
+            done = reached
+            time.sleep(_POLL_S)
+        self._wait_for(lambda: run.record().status == "completed", f"the run {run.name} did not complete")
+
+    def latest_run(self) -> Run:
+        """Return the run that was carried out."""
+        return RunStore(self.folder.coordinator.runs).all()[-1]
+
+    def published_parameters(self) -> NDArray[np.float64]:
+        """Return the model that the run published, (d,) float64."""
+        run = self.latest_run()
+        return published_model(run.history(), averaging=run.signed_plan().plan.training.averaging)
+
+    def release(self, *, threshold: int) -> Path:
+        """Publish what the run trained, countersigned by members; have every member pull and verify it.
+
+        Returns the folder of the release at the first member.
+        """
+        run = self.latest_run().name
+        candidate = json.loads(self._coordinate("release", "candidate", run, "--version", VERSION, "--json"))
+        name = candidate["data"]["candidate"]
+        signers = self.folder.members[:threshold]
+        self._each(
+            signers,
+            lambda member: self._member(member, "model", "pull", "--channel", "candidate", "--version", name),
+        )
+        drafted = json.loads(self._coordinate("release", "draft", VERSION, "--candidate", name, "--json"))
+        self._each(
+            signers, lambda member: self._member(member, "approve", "sign", drafted["data"]["draft"], "--yes")
+        )
+        self._coordinate("release", "publish")
+        self._each(self.folder.members, lambda member: self._member(member, "model", "pull", "--use"))
+        self._each(self.folder.members, lambda member: self._member(member, "model", "verify", VERSION))
+        shown = json.loads(self._member(self.folder.members[0], "model", "show", "--json"))
+        return Path(shown["data"]["folder"])
+
+    def score(self, member: str) -> list[float]:
+        """Return the scores of a company's held-out conversations, by its installed release, in the file's order."""
+        lines = self._member(member, "score", str(self.folder.held_out_file(member)), "--json").splitlines()
+        return [row["probability"] for row in _score_rows(lines)]
+
+    def _ask_to_join(self, company: CompanyData) -> None:
+        home = self.folder.member(company.name)
+        size_class = _size_class(home, company)
+        self.size_classes[company.name] = size_class
+        request = self._exchange(company.name, "request")
+        self._member(
+            company.name,
+            "identity",
+            "create",
+            company.name,
+            "--size-class",
+            str(size_class),
+            "--out",
+            str(request),
+        )
+        write_jsonl(home.root / "conversations.jsonl", company.train)
+        write_jsonl(self.folder.held_out_file(company.name), company.test)
+
+    def _agree_on_trust(self, threshold: int) -> None:
+        drafted = json.loads(self._coordinate("trust", "draft", "--threshold", str(threshold), "--json"))
+        draft = drafted["data"]["file"]
+        signed = [self._exchange(member, "signatures") for member in self.folder.members]
+        for member, out in zip(self.folder.members, signed, strict=True):
+            self._member(member, "approve", "sign", draft, "--yes", "--out", str(out))
+        self._coordinate("trust", "publish", *map(str, signed))
+
+    def _accept(self, company: CompanyData) -> None:
+        welcome = self._exchange(company.name, "welcome")
+        self._coordinate("member", "welcome", company.name, "--out", str(welcome))
+        self._member(company.name, "identity", "accept", str(welcome))
+        # The one file that a company edits: where its conversations lie.
+        home = self.folder.member(company.name)
+        settings = load_member_settings(home, environment={})
+        data = DataSettings(files=("conversations.jsonl",))
+        save_member_settings(home, settings=settings.model_copy(update={"data": data}))
+        save_policy(home, policy=self._policy(), replace=True)
+
+    def _policy(self) -> Policy:
+        """Return a policy for invented data that budgets like a real one: this run, and room for three more."""
+        run, several, life = self.epsilon * 1.001, self.epsilon * 2, self.epsilon * _RUNS_FOR_LIFE
+        budget = BudgetRules(
+            lifetime_epsilon=life,
+            lifetime_epsilon_fallback=life,
+            run_epsilon=run,
+            run_epsilon_fallback=run,
+            run_epsilon_on_platforms=several,
+        )
+        return default_policy(federation=FEDERATION, demonstration=True).model_copy(update={"budget": budget})
+
+    def _all_connected(self) -> bool:
+        return all(
+            "connected to" in (self.folder.logs / f"{member}.log").read_text(errors="replace")
+            for member in self.folder.members
+        )
+
+    def _wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + _START_S
+        while not condition():
+            self.processes.check()
+            if time.monotonic() > deadline:
+                raise DeadlineError(f"Within {_START_S:.0f} s {otherwise}.", hint=f"See {self.folder.logs}.")
+            time.sleep(_POLL_S)
+
+    def _coordinate(self, *words: str) -> str:
+        return call([*COORDINATOR, *words, "--home", str(self.folder.coordinator.root)])
+
+    def _member(self, member: str, *words: str) -> str:
+        return call([*MEMBER, *words, "--home", str(self.folder.member(member).root)], timeout_s=120.0)
+
+    def _exchange(self, member: str, kind: str) -> Path:
+        return self.folder.exchange / f"{member}.{kind}.json"
+
+    @staticmethod
+    def _each(items: Sequence[Item], step: Callable[[Item], object]) -> None:
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(step, items))
+
+
+def _size_class(home: MemberHome, company: CompanyData) -> int:
+    """Return what a company declares: the largest power of two of conversations that the contribution bound surely keeps."""
+    bounded = bound_contributions(
+        list(company.train),
+        contribution_bound=CONTRIBUTION_BOUND,
+        secret=contribution_secret(home.create()),
+    )
+    return 1 << (max(1, len(bounded.positions)).bit_length() - 1)
+
+
+def _score_rows(lines: Sequence[str]) -> list[dict[str, float]]:
+    return [json.loads(line) for line in lines]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

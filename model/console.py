@@ -1,0 +1,128 @@
+"""The conventions that every Ringfence command keeps.
+
+Data goes to standard output, diagnostics to standard error. ``--json`` prints one envelope,
+``{"schema_version", "status", "data"}`` or ``{"schema_version", "status", "error_code", "message", "hint"}``. Exit codes: 0 done, 1 failed, 2 connection or
+identity, 3 timeout, 4 bad input, 5 a defect of ours. Commands end by naming the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ringfence.model.errors import RingfenceError
+
+SCHEMA_VERSION = 1
+EXIT_DEFECT = 5
+EXIT_BAD_INPUT = 4
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def emit(text: str, *, data: Mapping[str, object], as_json: bool) -> None:
+    """Print a command's result: the text for a person, or the envelope around the data."""
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "status": "ok", "data": data}))
+    elif text:
+        typer.echo(text)
+
+
+def note(text: str) -> None:
+    """Print one line of diagnostics to standard error."""
+    typer.echo(text, err=True)
+
+
+def new_application(name: str, summary: str) -> typer.Typer:
+    """Return a Typer application with the house's settings."""
+    return typer.Typer(
+        name=name,
+        help=summary,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def run_application(application: typer.Typer, arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit code; never a traceback unless ``--debug`` is given.
+
+    ``--debug`` may stand anywhere among the arguments.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or os.environ.get("RINGFENCE_DEBUG") == "1"
+    given = [argument for argument in given if argument != "--debug"]
+    as_json = "--json" in given
+    try:
+        result: Any = application(args=given, standalone_mode=False)
+    except RingfenceError as error:
+        if debug:
+            raise
+        _print_error(error.code, error.message, error.hint, as_json=as_json)
+        return error.exit_code
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        note("Stopped.")
+        return 130
+    except typer.BadParameter as error:
+        _print_error("bad_usage", error.format_message(), "See --help.", as_json=as_json)
+        return EXIT_BAD_INPUT
+    except BrokenPipeError:
+        return 0
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        _print_error(
+            "not_installed",
+            f"This command needs the package {error.name}, which is not installed.",
+            'Members that train: pip install "ringfence[train]". Coordinators: pip install "ringfence[coordinator]". Both for demo.',
+            as_json=as_json,
+        )
+        return EXIT_BAD_INPUT
+    except Exception as error:  # the last line of defence; the traceback is one flag away
+        if debug:
+            raise
+        if _is_usage_error(error):
+            _print_error("bad_usage", _usage_message(error), "See --help.", as_json=as_json)
+            return EXIT_BAD_INPUT
+        _print_error(
+            "defect",
+            f"A defect of Ringfence: {type(error).__name__}.",
+            "Run again with --debug and report what it prints, without any conversation text.",
+            as_json=as_json,
+        )
+        return EXIT_DEFECT
+    return result if isinstance(result, int) else 0
+
+
+def _is_usage_error(error: Exception) -> bool:
+    return hasattr(error, "format_message")
+
+
+def _usage_message(error: Exception) -> str:
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    return message
+
+
+def _print_error(code: str, message: str, hint: str, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "status": "error",
+                    "error_code": code,
+                    "message": message,
+                    "hint": hint,
+                }
+            )
+        )
+    note(f"error: {message}")
+    if hint:
+        note(f"  fix: {hint}")

@@ -1,0 +1,324 @@
+"""The frozen public features: what everybody computes alike, before anything private is learned.
+
+``load_feature_set`` reads the files, refuses changed ones, and returns a `FeatureSet` that turns conversations into rows of
+108 numbers. Nothing here was fitted on private data: encoder, tagger, statistics and warm start come from public text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from ringfence.model.conversation import Conversation, Message
+from ringfence.model.errors import ReleaseError, TamperedError
+from ringfence.model.phrases import STAGES
+from ringfence.model.stage_features import (
+    DIMENSION,
+    FEATURE_VERSION,
+    PROJECTION_DIMENSION,
+    STAGE_COUNT,
+    StageState,
+    raw_rows,
+    raw_rows_without_each,
+)
+from ringfence.model.static_encoder import StaticEncoder
+
+ROW_BOUND = 4.0
+"""Largest L2 norm of a row; the plan's recipe was fixed with it."""
+
+STAGE_NAMES = (*STAGES, "other")
+"""What the columns of `FeatureSet.tags` mean."""
+
+MANIFEST_FILE = "manifest.json"
+ENCODER_FILE = "encoder.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+PUBLIC_FILE = "public.safetensors"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_MESSAGES_AT_ONCE = 20_000
+
+
+class FeatureSet:
+    """A loaded, verified feature set.
+
+    Attributes:
+        name: such as ``static-128``.
+        fingerprint: SHA-256 over the hashes of its files and the feature version, in hexadecimal; stands in every plan.
+        dimension: of a row, 108.
+        files: name of each file -> its content, manifest included; a release carries them.
+        warm_start: (109,) float64, parameters of the linear head fitted on the public simulation.
+    """
+
+    def __init__(self, name: str, fingerprint: str, files: Mapping[str, bytes]) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self.dimension = DIMENSION
+        self.files = dict(files)
+        try:
+            self._encoder = StaticEncoder(files[TOKENIZER_FILE].decode("utf-8"), load(files[ENCODER_FILE]))
+            self._public = _PublicParts(load(files[PUBLIC_FILE]), self._encoder.dimension)
+        except (KeyError, UnicodeDecodeError, SafetensorError, ValueError) as error:
+            raise ReleaseError(
+                f"The feature set {name} is not in the agreed form.", hint="Pull the release again."
+            ) from error
+        self.warm_start = self._public.warm_start
+
+    def rows(self, conversation: Conversation, prefixes: Sequence[float] = (1.0,)) -> npt.NDArray[np.float32]:
+        """Return the rows of a conversation's beginnings.
+
+        Args:
+            conversation: any; an empty one gives the row of "nothing said".
+            prefixes: shares of its messages, in (0, 1], rounded up to whole messages.
+
+        Returns:
+            (len(prefixes), 108) float32, standardised with public figures, each row of norm at most 4.
+        """
+        result: npt.NDArray[np.float32] = self.rows_of([conversation], prefixes)[0]
+        return result
+
+    def rows_of(
+        self, conversations: Sequence[Conversation], prefixes: Sequence[float] = (1.0,)
+    ) -> npt.NDArray[np.float32]:
+        """Return the rows of many conversations, (n, len(prefixes), 108) float32; as `rows`, but encoded in batches."""
+        return self._public.standardise(self.raw_rows_of(conversations, prefixes))
+
+    def raw_rows_of(
+        self, conversations: Sequence[Conversation], prefixes: Sequence[float] = (1.0,)
+    ) -> npt.NDArray[np.float64]:
+        """Return the rows before standardisation and bound, (n, len(prefixes), 108) float64: only to fit statistics."""
+        result = np.zeros((len(conversations), len(prefixes), DIMENSION))
+        for first, last in _batches(conversations):
+            messages = [message for item in conversations[first:last] for message in item.messages]
+            stages, projections = self._tag_and_project([message.text for message in messages])
+            start = 0
+            for index in range(first, last):
+                count = len(conversations[index].messages)
+                here = slice(start, start + count)
+                result[index] = raw_rows(
+                    [message.author for message in messages[here]],
+                    stages[here, :STAGE_COUNT],
+                    projections[here],
+                    [_cut(share, count) for share in prefixes],
+                )
+                start += count
+        return result
+
+    def rows_without_each(self, conversation: Conversation) -> npt.NDArray[np.float32]:
+        """Return the row of the conversation without its i-th message, for each i, (n, 108) float32.
+
+        Each message is encoded once, so that explaining n messages does not cost n times the encoding of n messages.
+        """
+        stages, projections = self._tag_and_project([message.text for message in conversation.messages])
+        authors = [message.author for message in conversation.messages]
+        return self._public.standardise(raw_rows_without_each(authors, stages[:, :STAGE_COUNT], projections))
+
+    def tags(self, messages: Sequence[Message]) -> npt.NDArray[np.float32]:
+        """Return the probability of each stage and of "other" for each message, (n, 10) float32; rows sum to 1."""
+        return self._tag_and_project([message.text for message in messages])[0]
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the encoder's vectors, (n, 128) float32; they can be inverted, so never store or send them."""
+        return self._encoder.encode(texts)
+
+    def _tag_and_project(
+        self, texts: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        embedded = self._encoder.encode(texts)
+        return self._public.tag(embedded), self._public.project(embedded)
+
+
+class ConversationState:
+    """A conversation that is still going on: add messages as they come, ask for its row at any time.
+
+    Args:
+        feature_set: computes the row.
+    """
+
+    def __init__(self, feature_set: FeatureSet) -> None:
+        self._features = feature_set
+        self._state = StageState()
+
+    def add(self, message: Message) -> None:
+        """Take in one message; the time does not depend on how many came before."""
+        stages, projections = self._features._tag_and_project([message.text])
+        self._state.add(message.author, stages[0, :STAGE_COUNT], projections[0])
+
+    def features(self) -> npt.NDArray[np.float32]:
+        """Return the row so far, (108,) float32, equal to `FeatureSet.rows` on the same messages."""
+        return self._features._public.standardise(self._state.raw_features())
+
+
+def load_feature_set(name: str = "static-128", folder: Path | None = None) -> FeatureSet:
+    """Read a feature set and verify each of its files.
+
+    Args:
+        name: of the set.
+        folder: where its files lie, for example inside a release; the installed package by default.
+
+    Raises:
+        TamperedError: a file differs from the manifest.
+        ReleaseError: a file is missing, or is of another version than this software. The release's fault.
+    """
+    if not _NAME.fullmatch(name):
+        raise ReleaseError(
+            "A feature set's name holds only a-z, 0-9, dot and dash.", hint="Correct the name."
+        )
+    source: Traversable = folder if folder is not None else _installed(name)
+    manifest_bytes = _read(source, MANIFEST_FILE)
+    try:
+        manifest = FeatureManifest.model_validate_json(manifest_bytes)
+    except ValidationError as error:
+        raise ReleaseError(
+            f"The manifest of the feature set {name} is not in the agreed form.",
+            hint="Pull the release again.",
+        ) from error
+    if manifest.name != name:
+        raise ReleaseError(
+            f"The folder holds the feature set {manifest.name}, not {name}.", hint="Give the right folder."
+        )
+    if manifest.feature_version != FEATURE_VERSION:
+        raise ReleaseError(
+            f"The feature set {name} has feature version {manifest.feature_version}; this software computes "
+            f"version {FEATURE_VERSION}.",
+            hint="Use the software version that the release names.",
+        )
+    files = {MANIFEST_FILE: manifest_bytes}
+    for file_name, entry in manifest.files.items():
+        content = _read(source, file_name)
+        if len(content) != entry.size_bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise TamperedError(
+                f"{file_name} of the feature set {name} differs from its manifest.",
+                hint="Pull the release again; if it stays so, report it to the coordinator.",
+            )
+        files[file_name] = content
+    return FeatureSet(name, manifest.fingerprint(), files)
+
+
+class FileEntry(BaseModel):
+    """One file of a feature set, as the manifest pins it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0, le=64 * 1024 * 1024)]
+
+
+class FeatureManifest(BaseModel):
+    """``manifest.json`` of a feature set.
+
+    Attributes:
+        schema_version: of this form.
+        name: of the set.
+        feature_version: of the arithmetic around the files.
+        files: name -> hash and size; no folders.
+        provenance: where the parts come from, for people.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")]
+    feature_version: int
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")], FileEntry]
+    provenance: dict[str, str]
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 that stands for the whole set, in hexadecimal."""
+        hashed = {
+            "name": self.name,
+            "feature_version": self.feature_version,
+            "files": {name: entry.sha256 for name, entry in self.files.items()},
+        }
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class _PublicParts:
+    """Tagger, projection, statistics and warm start, with their shapes checked."""
+
+    def __init__(self, tensors: Mapping[str, npt.NDArray[np.generic]], dimension: int) -> None:
+        def take(name: str, *shape: int) -> npt.NDArray[np.float64]:
+            tensor: npt.NDArray[np.float64] = tensors[name].astype(np.float64)
+            if tensor.shape != shape or not np.isfinite(tensor).all():
+                raise ValueError(f"{name} has another shape or is not finite")
+            return tensor
+
+        hidden = len(tensors["tagger_hidden_bias"])
+        self._hidden = _single(take("tagger_hidden_weight", hidden, dimension).T)
+        self._hidden_bias = _single(take("tagger_hidden_bias", hidden))
+        self._output = _single(take("tagger_output_weight", STAGE_COUNT + 1, hidden).T)
+        self._output_bias = _single(take("tagger_output_bias", STAGE_COUNT + 1))
+        self._centre = _single(take("projection_mean", dimension))
+        self._projection = _single(take("projection", PROJECTION_DIMENSION, dimension).T)
+        self._mean = take("mean", DIMENSION)
+        self._deviation = take("deviation", DIMENSION)
+        if not (self._deviation > 0).all():
+            raise ValueError("a deviation is not positive")
+        self.warm_start = take("warm_start", DIMENSION + 1)
+
+    def tag(self, embedded: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        hidden = np.maximum(embedded @ self._hidden + self._hidden_bias, 0)
+        logits = hidden @ self._output + self._output_bias
+        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+        result: npt.NDArray[np.float32] = exponents / exponents.sum(axis=1, keepdims=True)
+        return result
+
+    def project(self, embedded: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        centred: npt.NDArray[np.float32] = embedded - self._centre
+        return centred @ self._projection
+
+    def standardise(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        scaled = (raw - self._mean) / self._deviation
+        norms = np.linalg.norm(scaled, axis=-1, keepdims=True)
+        # A hair under the bound, so that rounding to float32 cannot exceed it.
+        scaled *= np.minimum(1.0, ROW_BOUND * (1 - 1e-6) / np.maximum(norms, 1e-12))
+        return scaled.astype(np.float32)
+
+
+def _single(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _cut(share: float, count: int) -> int:
+    if not 0 < share <= 1:
+        raise ValueError("a prefix is a share of the messages, in (0, 1]")
+    return math.ceil(share * count - 1e-9)
+
+
+def _batches(conversations: Sequence[Conversation]) -> list[tuple[int, int]]:
+    """Return stretches of conversations with a bounded number of messages each (one conversation at least)."""
+    result: list[tuple[int, int]] = []
+    first, held = 0, 0
+    for index, item in enumerate(conversations):
+        if held and held + len(item.messages) > _MESSAGES_AT_ONCE:
+            result.append((first, index))
+            first, held = index, 0
+        held += len(item.messages)
+    if first < len(conversations):
+        result.append((first, len(conversations)))
+    return result
+
+
+def _installed(name: str) -> Traversable:
+    return resources.files("ringfence.model").joinpath("public", name)
+
+
+def _read(source: Traversable, name: str) -> bytes:
+    try:
+        return source.joinpath(name).read_bytes()
+    except OSError as error:
+        raise ReleaseError(
+            f"{name} of a feature set cannot be read.", hint="Check the folder, or install the package again."
+        ) from error

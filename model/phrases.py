@@ -1,0 +1,163 @@
+"""Banks of harmless phrases: one generic line a phrase, nine stages, benign contexts, replies and the words that fill gaps.
+
+Two banks ship. ``bank`` trains the public parts (the stage tagger, the warm start). ``pools`` plays in the simulated
+companies, and nothing public is trained on it, so that what a company sees is new to the public head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ringfence.model.errors import ConfigError
+
+STAGES = (
+    "access",
+    "rapport",
+    "personal_information",
+    "risk_assessment",
+    "secrecy",
+    "platform_move",
+    "gift",
+    "meeting",
+    "pressure",
+)
+"""The nine stages. Source: category names after O'Connell 2003, Olson et al. 2007, Lorenzo-Dus et al. 2016."""
+
+THEMES = ("friends", "family", "school", "clan", "support", "trade")
+"""Benign contexts that share words with the stages."""
+
+HELD_OUT_SHARE = 0.25
+"""Share at the end of each list of phrases that no training conversation may hold."""
+
+BankName = Literal["bank", "pools"]
+_SLOT = re.compile(r"\{([a-z]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class PhraseBank:
+    """A bank of phrases.
+
+    Attributes:
+        name: of the bank.
+        stages: the phrases of each stage, by stage; a phrase may hold gaps such as ``{place}``.
+        contexts: lines of each benign theme, by theme.
+        replies: short answers of the other person.
+        slots: the words that may fill each gap, by the gap's name.
+    """
+
+    name: str
+    stages: Mapping[str, tuple[str, ...]]
+    contexts: Mapping[str, tuple[str, ...]]
+    replies: tuple[str, ...]
+    slots: Mapping[str, tuple[str, ...]]
+
+    def without_held_out(self) -> PhraseBank:
+        """Return the bank without the last quarter of each stage's and each context's phrases."""
+        return PhraseBank(
+            self.name, _first_part(self.stages), _first_part(self.contexts), self.replies, self.slots
+        )
+
+    def shared_with(self, other: PhraseBank) -> PhraseBank:
+        """Return the bank with only those phrases of stages and contexts that the other bank holds too."""
+        return PhraseBank(
+            self.name,
+            _common(self.stages, other.stages),
+            _common(self.contexts, other.contexts),
+            self.replies,
+            self.slots,
+        )
+
+    def sample(self, rng: np.random.Generator, *, phrase_share: float, slot_share: float) -> PhraseBank:
+        """Return a company's own part of the bank.
+
+        Args:
+            rng: decides which part.
+            phrase_share: share of the phrases of each stage and context that stay, in (0, 1].
+            slot_share: share of the words of each gap that stay, in (0, 1]; at least one does.
+        """
+        return PhraseBank(
+            self.name,
+            MappingProxyType({k: _some(v, phrase_share, rng) for k, v in self.stages.items()}),
+            MappingProxyType({k: _some(v, phrase_share, rng) for k, v in self.contexts.items()}),
+            _some(self.replies, phrase_share, rng),
+            MappingProxyType({k: _some(v, slot_share, rng) for k, v in self.slots.items()}),
+        )
+
+    def fill(self, phrase: str, rng: np.random.Generator) -> str:
+        """Return the phrase with each gap filled by a random word of its kind."""
+        if "{" not in phrase:
+            return phrase
+        return _SLOT.sub(lambda gap: pick(self.slots[gap.group(1)], rng), phrase)
+
+
+def load_phrase_bank(name: BankName) -> PhraseBank:
+    """Read a bank that ships with the package.
+
+    Raises:
+        ConfigError: the file is missing or not in the agreed form: the installation is damaged.
+    """
+    source = resources.files("ringfence.model").joinpath("public", "phrases", f"{name}.json")
+    try:
+        form = _BankForm.model_validate_json(source.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ConfigError(
+            f"The phrase bank {name} cannot be read.", hint="Install the package again."
+        ) from error
+    if set(form.stages) != set(STAGES) or set(form.contexts) != set(THEMES):
+        raise ConfigError(
+            f"The phrase bank {name} names other stages or themes.", hint="Install the package again."
+        )
+    return PhraseBank(
+        form.name,
+        MappingProxyType({stage: form.stages[stage] for stage in STAGES}),
+        MappingProxyType({theme: form.contexts[theme] for theme in THEMES}),
+        form.replies,
+        MappingProxyType(dict(form.slots)),
+    )
+
+
+def pick(choices: Sequence[str], rng: np.random.Generator) -> str:
+    """Return one of the choices, each as likely as the others."""
+    return choices[int(rng.random() * len(choices))]
+
+
+Lines = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=120)], ...], Field(min_length=1)]
+
+
+class _BankForm(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1]
+    name: BankName
+    purpose: str
+    stages: dict[str, Lines]
+    contexts: dict[str, Lines]
+    replies: Lines
+    slots: dict[str, Lines]
+
+
+def _first_part(lists: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    return MappingProxyType(
+        {name: lines[: len(lines) - round(len(lines) * HELD_OUT_SHARE)] for name, lines in lists.items()}
+    )
+
+
+def _common(
+    lists: Mapping[str, tuple[str, ...]], others: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, tuple[str, ...]]:
+    return MappingProxyType(
+        {name: tuple(line for line in lines if line in others[name]) for name, lines in lists.items()}
+    )
+
+
+def _some(lines: tuple[str, ...], share: float, rng: np.random.Generator) -> tuple[str, ...]:
+    count = max(1, round(len(lines) * share))
+    return tuple(lines[index] for index in sorted(rng.permutation(len(lines))[:count]))

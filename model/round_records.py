@@ -1,0 +1,180 @@
+"""How the fields of a round's message lie in Flower's records: one closed form, written and read in one place.
+
+A message is one record of plain fields and, unless it is a refusal, one array of raw little-endian bytes with an explicit
+dtype and shape. Whatever is missing, superfluous or of another form is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ringfence.model.errors import PeerError
+
+if TYPE_CHECKING:
+    from flwr.app import ArrayRecord, RecordDict
+
+REFUSAL_KIND = "refusal"
+_RECORD = "ringfence"
+_ARRAYS = "arrays"
+_ENCODING = "ringfence.little-endian"
+_MAX_PARAMETERS = 10_000_000
+_MAX_PLAN_BYTES = 65_536
+_MAX_HEAD_BYTES = 512
+_RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+Field = str | int | bytes
+
+
+def to_records(
+    kind: str, fields: dict[str, Field], arrays: dict[str, NDArray[np.generic]] | None = None
+) -> RecordDict:
+    """Return the Flower content of a message.
+
+    Args:
+        kind: of message.
+        fields: by name.
+        arrays: one array by name, little-endian; None for a refusal.
+    """
+    from flwr.app import ConfigRecord, RecordDict
+
+    records: dict[str, ConfigRecord | ArrayRecord] = {_RECORD: ConfigRecord({"kind": kind, **fields})}
+    for name, values in (arrays or {}).items():
+        records[_ARRAYS] = _array_record(name, values)
+    return RecordDict(records)  # type: ignore[arg-type]  # its signature asks for an invariant dictionary
+
+
+def kind_of(records: RecordDict) -> str:
+    """Return which kind of message this says it is.
+
+    Raises:
+        PeerError: it has no record of ours. The sender's fault.
+    """
+    from flwr.app import ConfigRecord
+
+    record = records.get(_RECORD)
+    if not isinstance(record, ConfigRecord):
+        raise PeerError("A message of the round has no Ringfence record.")
+    return str(record.get("kind"))
+
+
+def read_fields(records: RecordDict, *, kind: str, names: set[str]) -> dict[str, object]:
+    """Return the fields of a message of this kind, which has exactly these.
+
+    Raises:
+        PeerError: it is of another kind, or has other fields or records. The sender's fault.
+    """
+    found = kind_of(records)
+    record = records[_RECORD]
+    expected_records = {_RECORD} if kind == REFUSAL_KIND else {_RECORD, _ARRAYS}
+    if found != kind or set(record) != names | {"kind"} or set(records) != expected_records:
+        raise PeerError(f"A message of the round is not a {kind}.")
+    return {name: record[name] for name in names}
+
+
+def read_array(records: RecordDict, name: str, dtype: str) -> NDArray[np.generic]:
+    """Return the one array of a message, (n,) of an eight-byte type.
+
+    Raises:
+        PeerError: it is missing, not alone, or of another shape or type. The sender's fault.
+    """
+    from flwr.app import ArrayRecord
+
+    record = records.get(_ARRAYS)
+    if not isinstance(record, ArrayRecord) or set(record) != {name}:
+        raise PeerError(f"A message of the round carries no array {name}.")
+    array = record[name]
+    shape = tuple(array.shape)
+    fits = (
+        array.dtype == dtype
+        and array.stype == _ENCODING
+        and len(shape) == 1
+        and 0 < shape[0] <= _MAX_PARAMETERS
+        and len(array.data) == 8 * shape[0]
+    )
+    if not fits:
+        raise PeerError(f"The array {name} of a message of the round has another shape or type.")
+    return np.frombuffer(array.data, dtype=np.dtype(dtype).newbyteorder("<")).reshape(shape)
+
+
+def read_model(records: RecordDict) -> NDArray[np.float64]:
+    """Return the model of a request, (d,) float64.
+
+    Raises:
+        PeerError: as `read_array`, or it is not finite.
+    """
+    parameters = read_array(records, "parameters", "float64")
+    if not np.isfinite(parameters).all():
+        raise PeerError("A request of the round carries a model that is not finite.")
+    return parameters.astype(np.float64)
+
+
+def read_plan(fields: dict[str, object]) -> tuple[bytes, bytes]:
+    """Return the plan of a request and its signature, neither of them checked.
+
+    Raises:
+        PeerError: they are not bytes, or too long. The coordinator's fault.
+    """
+    plan, signature = fields["plan"], fields["signature"]
+    if not isinstance(plan, bytes) or len(plan) > _MAX_PLAN_BYTES or not isinstance(signature, bytes):
+        raise PeerError("A request of the round carries no readable plan.")
+    return plan, signature
+
+
+def read_text(value: object) -> str:
+    """Return a short text.
+
+    Raises:
+        PeerError: it is none.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= 128:
+        raise PeerError("A message of the round has a text field of another form.")
+    return value
+
+
+def read_run(value: object) -> str:
+    """Return the name of a run.
+
+    Raises:
+        PeerError: it is none.
+    """
+    if not isinstance(value, str) or _RUN_NAME.fullmatch(value) is None:
+        raise PeerError("A message of the round names no run.")
+    return value
+
+
+def read_head(value: object) -> bytes:
+    """Return a signed ledger head, not checked; empty for none.
+
+    Raises:
+        PeerError: it is too long, or not bytes.
+    """
+    if not isinstance(value, bytes) or len(value) > _MAX_HEAD_BYTES:
+        raise PeerError("A message of the round has a ledger head of another form.")
+    return value
+
+
+def read_count(value: object) -> int:
+    """Return a counter, 1 to 1,000,000.
+
+    Raises:
+        PeerError: it is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1_000_000:
+        raise PeerError("A message of the round has a counter out of range.")
+    return value
+
+
+def _array_record(name: str, values: NDArray[np.generic]) -> ArrayRecord:
+    from flwr.app import Array, ArrayRecord
+
+    array = Array(
+        dtype=values.dtype.name,
+        shape=tuple(values.shape),
+        stype=_ENCODING,
+        data=np.ascontiguousarray(values).tobytes(),
+    )
+    return ArrayRecord({name: array})

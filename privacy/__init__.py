@@ -1,0 +1,1 @@
+"""Differential privacy: contribution bounding, the private step, noise, accounting, the ledger."""

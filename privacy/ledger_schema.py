@@ -1,0 +1,49 @@
+"""The tables of a ledger's file, and the triggers that keep them append-only.
+
+The triggers stop mistakes, not attackers: who can write the file can drop them. Attacks are what the hash chain and the
+anchors are for.
+"""
+
+from __future__ import annotations
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS entry(
+    seq INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('open', 'charge', 'evaluate', 'close', 'amend')),
+    key TEXT UNIQUE NOT NULL,
+    body TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS outbox(
+    key TEXT PRIMARY KEY REFERENCES entry(key),
+    payload BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS sent(
+    key TEXT PRIMARY KEY REFERENCES entry(key)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS entry_is_never_changed BEFORE UPDATE ON entry
+    BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER IF NOT EXISTS entry_is_never_removed BEFORE DELETE ON entry
+    BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER IF NOT EXISTS entry_only_grows_at_its_end BEFORE INSERT ON entry
+    WHEN NEW.seq IS NOT (SELECT coalesce(max(seq), 0) + 1 FROM entry)
+        OR EXISTS (SELECT 1 FROM entry WHERE key = NEW.key)
+    BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER IF NOT EXISTS payload_is_never_changed BEFORE UPDATE ON outbox
+    BEGIN SELECT RAISE(ABORT, 'a payload never changes'); END;
+CREATE TRIGGER IF NOT EXISTS payload_is_never_replaced BEFORE INSERT ON outbox
+    WHEN EXISTS (SELECT 1 FROM outbox WHERE key = NEW.key)
+    BEGIN SELECT RAISE(ABORT, 'a payload never changes'); END;
+CREATE TRIGGER IF NOT EXISTS what_was_sent_stays_sent BEFORE DELETE ON sent
+    BEGIN SELECT RAISE(ABORT, 'append only'); END;
+"""
+
+CONNECTION_SETTINGS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",  # a commit is on disk before it returns
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA recursive_triggers=ON",  # REPLACE must not slip past the triggers
+    "PRAGMA trusted_schema=OFF",
+    "PRAGMA secure_delete=ON",  # a payload that is withdrawn is overwritten, not only unlinked
+)

@@ -1,0 +1,170 @@
+"""A member's part of a round: a fixed number of private steps from the given model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ringfence.model.errors import BudgetError, ConfigError, PeerError
+from ringfence.model.plan import PrivacyTerms, TrainingTerms
+from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray
+from ringfence.privacy.bounding import ContributionManifest, verify_manifest
+from ringfence.privacy.clipped_sum import ClippedSumSource, LinearHeadGradients
+from ringfence.privacy.grid import Grid
+from ringfence.privacy.private_step import StepTerms, private_gradient
+from ringfence.privacy.secure_noise import RandomSource
+
+
+def train_privately(
+    parameters: FloatArray,
+    *,
+    features: FeatureArray,
+    labels: FloatArray | IntegerArray,
+    manifest: ContributionManifest,
+    terms: TrainingTerms,
+    privacy: PrivacyTerms,
+    size_class: int,
+    steps: int,
+    rng: RandomSource,
+    device: str = "cpu",
+) -> FloatArray:
+    """Take private steps on the linear head and return the model after them.
+
+    Mechanism: composition of ``steps`` (sampled) Gaussian steps, then post-processing (momentum gradient descent).
+    Unit: one participant, whose conversations weigh at most k together (checked again here, from the manifest).
+    Assumes: what `private_gradient` assumes; the caller charges ``steps`` before anything leaves.
+    Sensitivity: k * S a step.
+    Source: Abadi et al. 2016, algorithm 1; Kairouz et al. 2021 for momentum as post-processing.
+
+    Args:
+        parameters: ``(dimension + 1,)`` float64, the weights and then the bias; public.
+        features: ``(n, prefixes, dimension)`` float32; row i belongs to row i of the manifest.
+        labels: ``(n,)``, each 0 or 1.
+        manifest: which conversations these are; its weights apply after clipping.
+        terms: the plan's training terms.
+        privacy: the plan's privacy terms.
+        size_class: public power of two near the member's number of conversations; the sum is divided by it (times the
+            sample rate under Poisson sampling).
+        steps: how many to take, at least 1.
+        rng: the secret generator.
+        device: "cpu" or a GPU that torch knows.
+
+    Returns:
+        ``(dimension + 1,)`` float64.
+
+    Raises:
+        BudgetError: somebody counts more often than the plan allows, or weights are fractional under sampling.
+        ConfigError: shapes, labels, steps or size class are out of range. The caller's fault.
+        PeerError: the model that was given is not finite. The coordinator's fault.
+    """
+    check_model(parameters)
+    check_size_class(size_class)
+    verify_manifest(manifest, contribution_bound=privacy.contribution_bound)
+    if len(manifest.kept) != len(features):
+        raise BudgetError(
+            "The examples are not the conversations of the manifest.",
+            hint="Compute the features of exactly the conversations that the contribution bound kept.",
+        )
+    fractional = any(weight != 1.0 for weight in manifest.weights)
+    if fractional and privacy.sampling != "full-batch":
+        raise BudgetError(
+            "Fractional contribution bounds hold for the full batch only.",
+            hint="Bound with whole conversations for a plan that samples.",
+        )
+    source = LinearHeadGradients(
+        features,
+        labels,
+        grid=Grid(clip_norm=privacy.clip_norm, dimension=len(parameters)),
+        positive_weight=terms.positive_weight,
+        weights=np.asarray(manifest.weights, dtype=np.float64) if fractional else None,
+        device=device,
+    )
+    step = StepTerms(
+        noise_multiplier=privacy.noise_multiplier,
+        sample_rate=None if privacy.sampling == "full-batch" else privacy.sample_rate,
+        divisor=privacy.sample_rate * size_class,
+    )
+    return descend_privately(source, parameters, terms=terms, step=step, steps=steps, rng=rng)
+
+
+def descend_privately(
+    source: ClippedSumSource,
+    parameters: FloatArray,
+    *,
+    terms: TrainingTerms,
+    step: StepTerms,
+    steps: int,
+    rng: RandomSource,
+) -> FloatArray:
+    """Take private steps with any source of clipped sums; see `train_privately`, which checks what this assumes."""
+    _check_steps(steps)
+    current = np.array(parameters, dtype=np.float64)
+    velocity = np.zeros_like(current)
+    for _ in range(steps):
+        velocity = terms.momentum * velocity + private_gradient(source, current, terms=step, rng=rng)
+        current = current - terms.learning_rate * velocity
+    return current
+
+
+def train_without_privacy(
+    parameters: FloatArray,
+    *,
+    features: FeatureArray,
+    labels: FloatArray | IntegerArray,
+    terms: TrainingTerms,
+    steps: int,
+) -> FloatArray:
+    """Train without clipping and without noise: for comparison only, on data that needs no protection.
+
+    Nothing that this returns may leave a member. It gives the reference rows of a quality table. Arguments and errors are
+    those of `train_privately`.
+    """
+    check_model(parameters)
+    _check_steps(steps)
+    source = LinearHeadGradients(
+        features,
+        labels,
+        grid=Grid(clip_norm=1.0, dimension=len(parameters)),
+        positive_weight=terms.positive_weight,
+    )
+    current = np.array(parameters, dtype=np.float64)
+    velocity = np.zeros_like(current)
+    for _ in range(steps):
+        velocity = terms.momentum * velocity + source.gradients(current).mean(axis=0)
+        current = current - terms.learning_rate * velocity
+    return current
+
+
+def nearest_size_class(expected: int) -> int:
+    """Return the power of two nearest to a number of conversations that the member is willing to make public."""
+    if expected < 1:
+        raise ConfigError("A size class needs at least one conversation.", hint="Declare a larger one.")
+    below = 1 << (expected.bit_length() - 1)
+    return below if expected - below < 2 * below - expected else 2 * below
+
+
+def check_model(parameters: FloatArray) -> None:
+    """Refuse a model that is not a finite vector.
+
+    Raises:
+        PeerError: it is not. The coordinator's fault.
+    """
+    if parameters.ndim != 1 or not np.isfinite(parameters).all():
+        raise PeerError("The model that was sent is not a finite vector of parameters.")
+
+
+def check_size_class(size_class: int) -> None:
+    """Refuse a size class that is not a power of two.
+
+    Raises:
+        ConfigError: it is not: an exact number would reveal how many conversations there are. The operator's fault.
+    """
+    if size_class < 1 or size_class & (size_class - 1):
+        raise ConfigError(
+            "The size class must be a power of two.",
+            hint="Declare the power of two nearest to the data set's size.",
+        )
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ConfigError("A round needs at least one step.", hint="Correct local_steps in the plan.")

@@ -1,0 +1,1 @@
+"""The coordinator: fleet gateway, rounds, releases, command line."""

@@ -1,0 +1,63 @@
+"""The coordinator's installed server app: what Flower starts for a run. The bundle that names it carries no code."""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from ringfence.model.errors import ConfigError, RingfenceError
+from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.evaluation import Evaluation
+from ringfence.server.flower_adapter import quieten_flower, run_configuration
+from ringfence.server.ledger_heads import LedgerHeads
+from ringfence.server.members import ActiveMembers, MemberRegistry
+from ringfence.server.round_channel import GridChannel
+from ringfence.server.round_loop import RosterMember, RoundLoop, RunStoppedError
+from ringfence.server.run_store import Run, RunStore, event_now
+
+app = ServerApp()
+log = logging.getLogger("ringfence.rounds")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Carry out the run that the configuration names, from its latest checkpoint."""
+    quieten_flower()
+    name = run_configuration(context).get("run")
+    if not isinstance(name, str):
+        raise ConfigError(
+            "Flower's run names no Ringfence run.", hint="Start runs with: ringfence-coordinator run start"
+        )
+    home = CoordinatorHome.locate(None)
+    run = RunStore(home.runs).open(name)
+    registry = MemberRegistry(home.members)
+    members = ActiveMembers(registry)
+
+    def roster() -> dict[int, RosterMember]:
+        return {
+            member.node_id: RosterMember(id=member.id, size_class=member.size_class)
+            for member in members.all()
+            if member.node_id is not None
+        }
+
+    with run.work():
+        try:
+            channel = GridChannel(grid, group=run.name)
+            heads = LedgerHeads(home.heads, registry=registry)
+            RoundLoop(run, channel=channel, roster=roster, heads=heads).carry_out()
+            Evaluation(run, channel=channel, roster=roster, heads=heads).carry_out()
+        except RunStoppedError:
+            run.add_event(event_now("stopped"))
+            return
+        except RingfenceError as error:
+            _fail(run, error)
+            raise
+        run.add_event(event_now("completed"))
+        run.update(status="completed", reason="")
+
+
+def _fail(run: Run, error: RingfenceError) -> None:
+    run.add_event(event_now("failed", detail=error.message))
+    run.update(status="failed", reason=error.message)

@@ -1,0 +1,89 @@
+"""``ringfence-coordinator``: invite members, launch training, publish releases."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from ringfence.model.console import JsonOption, emit, new_application, run_application
+from ringfence.server import (
+    candidate_command,
+    control_plane_commands,
+    member_commands,
+    plan_commands,
+    release_commands,
+    run_commands,
+    serve_commands,
+    trust_commands,
+)
+from ringfence.server.coordinator_home import CoordinatorHome
+
+application = new_application(
+    "ringfence-coordinator", "Coordinate a federation: admit members, launch training runs, publish releases."
+)
+release_commands.application.command()(candidate_command.candidate)
+for _group in (member_commands, trust_commands, plan_commands, run_commands, release_commands):
+    application.add_typer(_group.application)
+application.command()(serve_commands.serve)
+application.command()(serve_commands.serve_fleet)
+application.command()(control_plane_commands.serve_releases)
+
+
+@application.command()
+def init(
+    federation: Annotated[str, typer.Argument(help="Identifier of the federation; never changes.")],
+    home: serve_commands.HomeOption = None,
+    demonstration: Annotated[
+        bool, typer.Option("--demonstration", help="A federation on invented or public data.")
+    ] = False,
+    fleet_address: Annotated[
+        str, typer.Option("--fleet-address", help="host:port for training.")
+    ] = "127.0.0.1:8443",
+    release_address: Annotated[
+        str, typer.Option("--release-address", help="host:port for releases.")
+    ] = "127.0.0.1:9443",
+    server_name: Annotated[
+        list[str] | None,
+        typer.Option("--server-name", help="DNS name or IP address in the listeners' certificate."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set up a coordinator: certificate authority, signing keys, settings."""
+    from pydantic import ValidationError
+
+    from ringfence.model.errors import ConfigError
+    from ringfence.model.plan import describe
+    from ringfence.server.coordinator_settings import CoordinatorSettings
+    from ringfence.server.initialisation import initialise_coordinator
+
+    located = CoordinatorHome.locate(home)
+    try:
+        settings = CoordinatorSettings(
+            federation=federation,
+            demonstration=demonstration,
+            fleet_address=fleet_address,
+            release_address=release_address,
+            server_names=tuple(server_name or ("localhost", "127.0.0.1")),
+        )
+    except ValidationError as error:
+        raise ConfigError(
+            f"These settings are not valid: {describe(error)}", hint="Correct the named ones."
+        ) from error
+    initialise_coordinator(located, settings=settings, now=datetime.now(UTC))
+    emit(
+        f"{located.root} is set up for {federation}. Next: ringfence-coordinator member admit REQUEST",
+        data={"home": str(located.root), "federation": federation},
+        as_json=as_json,
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(run_application(application))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""``ringfence-coordinator serve-releases``: the control plane as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from ringfence.model.console import note
+from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.serve_commands import HomeOption
+
+
+def serve_releases(home: HomeOption = None) -> None:
+    """Serve releases and approvals to members. Part of serve; runs until stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    asyncio.run(_serve_until_stopped(CoordinatorHome.locate(home)))
+
+
+async def _serve_until_stopped(home: CoordinatorHome) -> None:
+    from ringfence.server.control_plane import serve_releases as serving
+    from ringfence.server.coordinator_settings import load_coordinator_settings
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serving(home, load_coordinator_settings(home)) as running:
+        note(f"Releases are served at {running.address}.")
+        await stop.wait()

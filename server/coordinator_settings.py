@@ -1,0 +1,78 @@
+"""The coordinator's settings: ``coordinator.toml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ringfence.model.atomic_file import write_atomically
+from ringfence.model.errors import ConfigError
+from ringfence.model.plan import Name
+from ringfence.model.settings_file import Address, read_settings, toml_text
+from ringfence.server.coordinator_home import CoordinatorHome
+
+
+class CoordinatorSettings(BaseModel):
+    """What the coordinator decides for its federation.
+
+    Attributes:
+        federation: identifier of the federation; never changes.
+        demonstration: True only in a federation on invented or public data.
+        fleet_address: host:port where the fleet gateway listens.
+        release_address: host:port where the release service listens.
+        private_port: loopback port of Flower's own listener; 0 lets the system choose.
+        fleet_public_address: host:port that members are given, if another than `fleet_address`.
+        release_public_address: host:port that members are given, if another than `release_address`.
+        server_names: DNS names and IP addresses in the listeners' certificate.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    federation: Name
+    demonstration: bool = False
+    fleet_address: Address = "127.0.0.1:8443"
+    release_address: Address = "127.0.0.1:9443"
+    private_port: int = Field(default=0, ge=0, le=65535)
+    fleet_public_address: Address | None = None
+    release_public_address: Address | None = None
+    server_names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
+
+    @property
+    def fleet_address_for_members(self) -> str:
+        """host:port of the fleet gateway as members reach it."""
+        return self.fleet_public_address or self.fleet_address
+
+    @property
+    def release_address_for_members(self) -> str:
+        """host:port of the release service as members reach it."""
+        return self.release_public_address or self.release_address
+
+
+def load_coordinator_settings(
+    home: CoordinatorHome, *, environment: Mapping[str, str] | None = None
+) -> CoordinatorSettings:
+    """Read ``coordinator.toml``; ``RINGFENCE_<FIELD>`` overrides it.
+
+    Raises:
+        ConfigError: the file is missing, is not TOML, or has a wrong or unknown key. The operator's to mend.
+    """
+    return read_settings(home.settings_file, form=CoordinatorSettings, environment=environment)
+
+
+def save_coordinator_settings(home: CoordinatorHome, *, settings: CoordinatorSettings) -> None:
+    """Write ``coordinator.toml``.
+
+    Raises:
+        ConfigError: the file cannot be written. The operator's to mend.
+    """
+    text = "# Settings of this federation's coordinator. Unknown keys are errors.\n" + toml_text(
+        settings.model_dump(mode="json")
+    )
+    try:
+        write_atomically(home.settings_file, text.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {home.settings_file}: {error.strerror}", hint="Check the folder."
+        ) from error

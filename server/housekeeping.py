@@ -1,0 +1,104 @@
+"""What the coordinator keeps in order while it serves: members known to Flower, runs with somebody at work on them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
+from ringfence.server.flower_adapter import FlowerControl
+from ringfence.server.members import MemberRegistry
+from ringfence.server.run_launch import Launcher
+from ringfence.server.run_store import Run, RunStore, event_now
+
+log = logging.getLogger("ringfence.coordinator")
+_MAX_RESTARTS = 5
+_ORPHAN_CHECKS = 8
+"""Looks at a run without a worker, one a tick, before Flower is asked whether somebody is on the way to it."""
+_STARTING_CHECKS = 240
+"""The same, before somebody who is on the way is given up: on a busy machine a server app takes many seconds to start."""
+
+
+def register_members(registry: MemberRegistry, *, control: FlowerControl) -> None:
+    """Have Flower know the node key of every active member, and of nobody else.
+
+    Raises:
+        ConnectionFailedError: the fleet service does not answer.
+    """
+    known = control.node_ids()
+    members = registry.all()
+    for stranger in set(known) - {member.certificate_public_key.encode() for member in members}:
+        control.unregister_node(known[stranger])
+        log.warning("a node that is no member's is removed from the fleet")
+    for member in members:
+        key = member.certificate_public_key.encode()
+        node_id = known.get(key)
+        if member.status == "active":
+            if node_id is None:
+                node_id = control.register_node(key, name=member.id)
+                log.info("member %s is admitted to the fleet", member.id)
+            if member.node_id != node_id:
+                registry.set_node_id(member.id, node_id=node_id)
+        elif node_id is not None:
+            control.unregister_node(node_id)
+            registry.set_node_id(member.id, node_id=None)
+            log.info("member %s is removed from the fleet", member.id)
+
+
+@dataclass(slots=True)
+class RunKeeper:
+    """Starts a run again when the process that worked on it died.
+
+    Attributes:
+        launcher: starts runs.
+        since: when this coordinator began to serve; whoever was on the way to a run before that is gone.
+    """
+
+    launcher: Launcher
+    since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _unattended: dict[str, int] = field(default_factory=dict)
+    _restarts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def tick(self) -> None:
+        """Look at every run once; call about once a second.
+
+        Raises:
+            ConnectionFailedError: the fleet service does not answer.
+        """
+        for run in RunStore(self.launcher.home.runs).all():
+            if run.record().status != "running" or run.has_worker():
+                self._unattended.pop(run.name, None)
+                continue
+            checks = self._unattended.get(run.name, 0) + 1
+            self._unattended[run.name] = checks
+            if checks >= _ORPHAN_CHECKS and (checks >= _STARTING_CHECKS or not self._is_starting(run)):
+                self._unattended.pop(run.name)
+                self._restart(run)
+
+    def _is_starting(self, run: Run) -> bool:
+        """Return whether a server app is on its way to the run."""
+        started_at = max((event.at for event in run.events() if event.event == "started"), default=None)
+        flower_run_id = run.record().flower_run_id
+        if started_at is None or started_at < self.since or flower_run_id is None:
+            return False
+        state = self.launcher.control().run_state(flower_run_id)
+        return state is not None and state.status != "finished"
+
+    def _restart(self, run: Run) -> None:
+        reached = len(run.history())
+        tries, at = self._restarts.get(run.name, (0, reached))
+        tries = tries + 1 if at == reached else 1  # progress since the last restart clears the count
+        self._restarts[run.name] = (tries, reached)
+        if tries > _MAX_RESTARTS:
+            reason = f"It stopped {_MAX_RESTARTS} times after round {reached - 1}."
+            self.launcher.give_up(run, reason=reason)
+            run.add_event(event_now("failed", detail=reason))
+            return
+        log.warning("run %s has nobody at work on it: starting it again from round %d", run.name, reached - 1)
+        try:
+            self.launcher.start(run)
+        except ConnectionFailedError:
+            raise
+        except (ConfigError, PeerError) as error:
+            log.warning("run %s: %s", run.name, error.message)

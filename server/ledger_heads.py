@@ -1,0 +1,72 @@
+"""Members' ledger heads, kept by the coordinator for the members: with them a restored backup cannot pass as the ledger.
+
+The coordinator cannot make one up, because the member signs it. It could return an old one; therefore the member keeps
+its newest head in a second place of its own as well.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from ringfence.model.atomic_file import write_atomically
+from ringfence.model.errors import ConfigError, PeerError
+from ringfence.privacy.ledger_anchor import read_signed_head
+from ringfence.privacy.ledger_chain import LedgerHead
+from ringfence.server.members import MemberRegistry
+
+
+class LedgerHeads:
+    """One file a member: its newest signed head.
+
+    Args:
+        folder: ``heads`` in the coordinator's home; made if missing.
+        registry: knows the members' identity keys.
+    """
+
+    def __init__(self, folder: Path, *, registry: MemberRegistry) -> None:
+        self._folder = folder
+        self._registry = registry
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def newest(self, member: str) -> bytes:
+        """Return the newest head that is kept for a member, empty if none is."""
+        try:
+            return (self._folder / f"{member}.head").read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def keep(self, member: str, signed_head: bytes) -> None:
+        """Keep a head, unless a newer one of the same ledger is kept already.
+
+        Raises:
+            PeerError: the member did not sign it. The member's fault.
+        """
+        head = self._read(member, signed_head)
+        kept = self.newest(member)
+        if kept:
+            known = self._read(member, kept)
+            if known.ledger == head.ledger and known.seq >= head.seq:
+                return
+        write_atomically(self._folder / f"{member}.head", signed_head)
+
+    def head(self, member: str) -> LedgerHead | None:
+        """Return the newest head that is kept for a member, or None.
+
+        Raises:
+            PeerError: the file does not hold one that the member signed. The operator's to restore.
+        """
+        kept = self.newest(member)
+        return self._read(member, kept) if kept else None
+
+    def _read(self, member: str, signed_head: bytes) -> LedgerHead:
+        key = serialization.load_pem_public_key(self._registry.get(member).identity_public_key.encode())
+        if not isinstance(key, Ed25519PublicKey):
+            raise ConfigError(
+                f"The identity key of {member} is not Ed25519.", hint="Restore the member's file."
+            )
+        if len(signed_head) <= 64:
+            raise PeerError("An answer carries no signed ledger head.")
+        return read_signed_head(signed_head, key=key)

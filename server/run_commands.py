@@ -1,0 +1,198 @@
+"""``ringfence-coordinator run``: launch training runs and follow them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ringfence.model.console import JsonOption, emit, new_application, note
+from ringfence.model.errors import DeadlineError, RingfenceError
+from ringfence.server.coordinator_home import CoordinatorHome
+
+if TYPE_CHECKING:
+    from ringfence.server.run_launch import Launcher
+    from ringfence.server.run_store import Run, RunEvent
+
+application = new_application("run", "Launch training runs and follow them.")
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The coordinator's folder.", envvar="RINGFENCE_COORDINATOR_HOME")
+]
+RunArgument = Annotated[str, typer.Argument(help="Name of the run.")]
+_POLL_S = 0.2
+
+
+@application.command()
+def start(
+    plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.")],
+    home: HomeOption = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the run; else the plan's and a number.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")] = False,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 86_400.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign a plan and start a run with it."""
+    from ringfence.model.plan import load_plan
+
+    launcher = _launcher(home)
+    run = launcher.prepare(load_plan(plan), name=name)
+    try:
+        launcher.start(run)
+    except RingfenceError as error:
+        run.update(status="failed", reason=error.message)
+        raise
+    if wait:
+        _follow(run, timeout_s=timeout, as_json=as_json)
+    _show_end(run, as_json=as_json, waited=wait)
+
+
+@application.command("list")
+def list_runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List every run."""
+    from ringfence.server.run_store import RunStore
+
+    rows = [_summary(run) for run in RunStore(_home(home).runs).all()]
+    lines = [f"{row['run']:<32} {row['status']:<10} round {row['round']} of {row['rounds']}" for row in rows]
+    emit(
+        "\n".join(lines) or "No runs yet. Next: ringfence-coordinator run start PLAN",
+        data={"runs": rows},
+        as_json=as_json,
+    )
+
+
+@application.command()
+def show(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show where one run stands and what happened in it."""
+    from ringfence.server.run_store import RunStore, events_as_json
+
+    found = RunStore(_home(home).runs).open(run)
+    summary = _summary(found)
+    events = found.events()
+    lines = [f"{key:<8} {value}" for key, value in summary.items() if value != ""]
+    lines += ["", *(_line(event, summary["rounds"]) for event in events)]
+    emit("\n".join(lines), data={**summary, "events": events_as_json(events)}, as_json=as_json)
+
+
+@application.command()
+def watch(
+    run: RunArgument,
+    home: HomeOption = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to watch at most.")] = 86_400.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a run until it ends: one line an event."""
+    from ringfence.server.run_store import RunStore
+
+    found = RunStore(_home(home).runs).open(run)
+    _follow(found, timeout_s=timeout, as_json=as_json)
+    _show_end(found, as_json=as_json, waited=True)
+
+
+@application.command()
+def stop(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Stop a run; what it reached stays, and it can be resumed."""
+    from ringfence.server.run_store import RunStore
+
+    launcher = _launcher(home)
+    found = RunStore(launcher.home.runs).open(run)
+    launcher.stop(found)
+    emit(
+        f"The run {run} is stopped. To go on: ringfence-coordinator run resume {run}",
+        data=_summary(found),
+        as_json=as_json,
+    )
+
+
+@application.command()
+def resume(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Go on with a run that stopped or failed, from the last model on disk."""
+    from ringfence.server.run_store import RunStore
+
+    launcher = _launcher(home)
+    found = RunStore(launcher.home.runs).open(run)
+    launcher.start(found)
+    emit(
+        f"The run {run} goes on from round {_summary(found)['round']}. Next: ringfence-coordinator run watch {run}",
+        data=_summary(found),
+        as_json=as_json,
+    )
+
+
+def _home(home: Path | None) -> CoordinatorHome:
+    return CoordinatorHome.locate(home)
+
+
+def _launcher(home: Path | None) -> Launcher:
+    from ringfence.server.coordinator_settings import load_coordinator_settings
+    from ringfence.server.run_launch import Launcher
+
+    located = _home(home)
+    return Launcher(home=located, settings=load_coordinator_settings(located))
+
+
+def _summary(run: Run) -> dict[str, str | int]:
+    record = run.record()
+    return {
+        "run": run.name,
+        "status": record.status,
+        "round": run.rounds_done(),
+        "rounds": run.signed_plan().plan.training.rounds,
+        "reason": record.reason,
+    }
+
+
+def _follow(run: Run, *, timeout_s: float, as_json: bool) -> None:
+    rounds = run.signed_plan().plan.training.rounds
+    for event in _events(run, timeout_s=timeout_s):
+        if not as_json:
+            note(_line(event, rounds))
+
+
+def _events(run: Run, *, timeout_s: float) -> Iterator[RunEvent]:
+    seen = 0
+    deadline = time.monotonic() + timeout_s
+    while True:
+        # The record first: events that come after it is read are yielded in the next turn.
+        ended = run.record().status not in ("created", "running")
+        events = run.events(after=seen)
+        seen += len(events)
+        yield from events
+        if ended:
+            return
+        if time.monotonic() > deadline:
+            raise DeadlineError(
+                f"The run {run.name} has not ended within {timeout_s:.0f} s; it goes on.",
+                hint=f"Follow it: ringfence-coordinator run watch {run.name}",
+            )
+        time.sleep(_POLL_S)
+
+
+def _line(event: RunEvent, rounds: object) -> str:
+    at = event.at.strftime("%H:%M:%S")
+    if event.event == "round":
+        text = f"round {event.round} of {rounds}: {event.answered} members in {event.seconds:.1f} s"
+        text += f", {event.missing} missing" if event.missing else ""
+    else:
+        text = event.event + (f" after round {event.round}" if event.round else "")
+    return f"{at} {text}" + (f" ({event.detail})" if event.detail else "")
+
+
+def _show_end(run: Run, *, as_json: bool, waited: bool) -> None:
+    summary = _summary(run)
+    if waited and summary["status"] not in ("completed", "stopped"):
+        raise RingfenceError(
+            f"The run {run.name} {summary['status']}: {summary['reason']}",
+            hint=f"Mend it, then: ringfence-coordinator run resume {run.name}",
+        )
+    following = (
+        f"ringfence-coordinator release candidate {run.name} --version 0.1.0"
+        if summary["status"] == "completed"
+        else f"ringfence-coordinator run watch {run.name}"
+    )
+    emit(f"The run {run.name} is {summary['status']}. Next: {following}", data=summary, as_json=as_json)

@@ -1,0 +1,133 @@
+"""Launching a run: the plan is checked, completed, signed, put on disk, and handed to Flower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ringfence.model.errors import ConfigError, RingfenceError
+from ringfence.model.feature_set import load_feature_set
+from ringfence.model.head import ARCHITECTURES
+from ringfence.model.plan import Plan
+from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.coordinator_settings import CoordinatorSettings
+from ringfence.server.fleet_service import ensure_secrets, read_private_address
+from ringfence.server.flower_adapter import FlowerControl
+from ringfence.server.run_store import Run, RunStore, SignedPlan, event_now
+from ringfence.server.signing_keys import load_coordinator_key
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Starts, stops and resumes runs of one coordinator.
+
+    Attributes:
+        home: the coordinator's folder.
+        settings: the coordinator's settings.
+    """
+
+    home: CoordinatorHome
+    settings: CoordinatorSettings
+
+    def control(self) -> FlowerControl:
+        """Return the control client of the fleet service that runs now.
+
+        Raises:
+            ConnectionFailedError: none runs.
+        """
+        return FlowerControl(
+            address=read_private_address(self.home),
+            ca_file=self.home.ca_file,
+            token=ensure_secrets(self.home).control_token,
+        )
+
+    def prepare(self, plan: Plan, *, name: str | None = None) -> Run:
+        """Check and sign a plan and put the run on disk, without starting it.
+
+        Raises:
+            ConfigError: the plan does not fit this federation or this installation. The operator's to mend.
+        """
+        if plan.federation != self.settings.federation:
+            raise ConfigError(
+                f"The plan is for the federation {plan.federation}, this is {self.settings.federation}.",
+                hint="Correct federation in the plan.",
+            )
+        if plan.demonstration != self.settings.demonstration:
+            raise ConfigError(
+                "Plan and federation disagree on being a demonstration.",
+                hint="Correct demonstration in the plan.",
+            )
+        if plan.training.architecture not in ARCHITECTURES:
+            raise ConfigError(
+                f"There is no architecture {plan.training.architecture}.",
+                hint=f"Known: {', '.join(sorted(ARCHITECTURES))}.",
+            )
+        features = load_feature_set(plan.training.feature_set)
+        if features.fingerprint != plan.training.feature_set_sha256:
+            raise ConfigError(
+                "The plan names other features than the ones installed here.",
+                hint=f'Use feature_set_sha256 = "{features.fingerprint}".',
+            )
+        signature = load_coordinator_key(self.home, name="plan").sign(plan.canonical_json())
+        return RunStore(self.home.runs).create(
+            name or self._free_name(plan.name),
+            signed=SignedPlan(plan=plan, signature=signature),
+            initial=ARCHITECTURES[plan.training.architecture].initial(features),
+        )
+
+    def start(self, run: Run) -> None:
+        """Have Flower start the server app for a run, from its latest checkpoint.
+
+        Raises:
+            ConfigError: the run is at work, or has ended well.
+            ConnectionFailedError: the fleet service does not run.
+        """
+        record = run.record()
+        if run.has_worker():
+            raise ConfigError(
+                f"The run {run.name} is at work.", hint=f"See: ringfence-coordinator run watch {run.name}"
+            )
+        if record.status == "completed":
+            raise ConfigError(f"The run {run.name} is complete.", hint="Start another.")
+        control = self.control()
+        if record.flower_run_id is not None:
+            state = control.run_state(record.flower_run_id)
+            if state is not None and state.status != "finished":
+                control.stop_run(record.flower_run_id)
+        # Before Flower is asked: a server app that finds its run in an end state would end at once.
+        run.update(status="running", reason="")
+        run.add_event(event_now("started"))
+        try:
+            run.update(flower_run_id=control.start_run(run.name))
+        except RingfenceError:
+            run.update(status=record.status, reason=record.reason)
+            raise
+
+    def stop(self, run: Run) -> None:
+        """Stop a run; what it reached stays and it can be resumed.
+
+        Raises:
+            ConfigError: it has ended already.
+        """
+        record = run.record()
+        if record.status not in ("created", "running"):
+            raise ConfigError(
+                f"The run {run.name} has ended: {record.status}.", hint="Nothing is to be done."
+            )
+        run.update(status="stopped")
+        if record.flower_run_id is not None:
+            self.control().stop_run(record.flower_run_id)
+
+    def give_up(self, run: Run, *, reason: str) -> None:
+        """Note that a run failed, and keep Flower from starting somebody for it after all."""
+        run.update(status="failed", reason=reason)
+        flower_run_id = run.record().flower_run_id
+        if flower_run_id is not None:
+            self.control().stop_run(flower_run_id)
+
+    def _free_name(self, stem: str) -> str:
+        taken = {run.name for run in RunStore(self.home.runs).all()}
+        number = 1
+        while (name := f"{stem}-{number}") in taken or Path(self.home.runs / name).exists():
+            number += 1
+        return name

@@ -1,0 +1,68 @@
+"""``ringfence-coordinator serve`` and its parts, each also a command of its own for systemd or Kubernetes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ringfence.model.console import note
+from ringfence.server.coordinator_home import CoordinatorHome
+
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="The coordinator's folder.", envvar="RINGFENCE_COORDINATOR_HOME")
+]
+
+
+def serve(home: HomeOption = None) -> None:
+    """Serve the federation: fleet gateway, release service, run starter. Runs until stopped."""
+    from ringfence.server.coordinator_settings import load_coordinator_settings
+    from ringfence.server.supervisor import supervise
+
+    _log_to_stderr()
+    located = CoordinatorHome.locate(home)
+    settings = load_coordinator_settings(located)
+    note(
+        f"Serving {settings.federation}: members at {settings.fleet_address}, releases at {settings.release_address}."
+    )
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    supervise(located, stop=stop)
+
+
+def serve_fleet(home: HomeOption = None) -> None:
+    """Serve the fleet gateway and Flower's SuperLink behind it. Part of serve."""
+    from ringfence.model.settings_file import split_address
+    from ringfence.server.coordinator_settings import load_coordinator_settings
+    from ringfence.server.fleet_service import serve_fleet as serve_until_stopped
+    from ringfence.server.members import MemberRegistry
+
+    _log_to_stderr()
+    located = CoordinatorHome.locate(home)
+    settings = load_coordinator_settings(located)
+    registry = MemberRegistry(located.members)
+
+    def member_of(public_key: bytes) -> str | None:
+        member = registry.find_by_public_key(public_key)
+        return member.id if member is not None and member.status == "active" else None
+
+    asyncio.run(
+        serve_until_stopped(
+            located,
+            public=split_address(settings.fleet_address),
+            private=("127.0.0.1", settings.private_port),
+            member_of=member_of,
+        )
+    )
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for noisy in ("httpx", "httpcore", "flwr", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,0 +1,176 @@
+"""``ringfence-coordinator serve``: one foreground command that starts, watches and restarts the coordinator's processes."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ringfence.model.errors import ConfigError, ConnectionFailedError, RingfenceError
+from ringfence.server.coordinator_home import HOME_VARIABLE, CoordinatorHome
+from ringfence.server.coordinator_settings import CoordinatorSettings, load_coordinator_settings
+from ringfence.server.fleet_service import ensure_secrets, read_private_address
+from ringfence.server.flower_adapter import quiet_environment, superexec_command
+from ringfence.server.housekeeping import RunKeeper, register_members
+from ringfence.server.members import MemberRegistry
+from ringfence.server.run_launch import Launcher
+
+log = logging.getLogger("ringfence.coordinator")
+_TICK_S = 0.5
+_STOP_S = 10.0
+_MAX_WAIT_S = 30.0
+_BAD_INPUT = 4
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that the coordinator keeps running.
+
+    Attributes:
+        name: for the log.
+        command: returns its command line, or None while it cannot be started yet.
+    """
+
+    name: str
+    command: Callable[[], Sequence[str] | None]
+    process: subprocess.Popen[bytes] | None = None
+    failures: int = 0
+    not_before: float = 0.0
+    started_at: float = 0.0
+
+    def keep_running(self, environment: Mapping[str, str], *, now: float) -> None:
+        """Start the process if it does not run, waiting longer after each failure.
+
+        Raises:
+            ConfigError: it ended because of what the operator configured; starting it again would not help.
+        """
+        if self.process is not None and self.process.poll() is not None:
+            code = self.process.returncode
+            self.process = None
+            if code == _BAD_INPUT:
+                raise ConfigError(f"{self.name} cannot start.", hint="Correct what it said above.")
+            self.failures = 0 if now - self.started_at > _MAX_WAIT_S else self.failures + 1
+            wait_s = min(_MAX_WAIT_S, 0.5 * 2**self.failures)
+            self.not_before = now + wait_s
+            log.warning("%s ended with %d; starting it again in %.0f s", self.name, code, wait_s)
+        if self.process is None and now >= self.not_before:
+            command = self.command()
+            if command is not None:
+                # A session of its own: Ctrl-C reaches the supervisor, which stops its children in order.
+                self.process = subprocess.Popen(
+                    command,
+                    env=dict(environment),
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent,
+                )
+                self.started_at = now
+
+    def stop(self, *, timeout_s: float) -> None:
+        """End the process, and by force what is left of its session after ``timeout_s``."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not stop in time and is killed", self.name)
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+        self.process.wait()
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The coordinator's processes, and what is kept in order around them.
+
+    Attributes:
+        home: the coordinator's folder.
+        settings: the coordinator's settings.
+        children: in the order in which they start; they stop in the reverse.
+    """
+
+    home: CoordinatorHome
+    settings: CoordinatorSettings
+    children: list[Child] = field(default_factory=list)
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until ``stop`` is set.
+
+        Raises:
+            ConfigError: a process cannot start with these settings. The operator's to mend.
+        """
+        environment = {
+            **os.environ,
+            **quiet_environment(self.home.flower),
+            HOME_VARIABLE: str(self.home.root),
+            "OMP_NUM_THREADS": "1",
+        }
+        launcher = Launcher(home=self.home, settings=self.settings)
+        keeper = RunKeeper(launcher=launcher)
+        registry = MemberRegistry(self.home.members)
+        try:
+            while not stop.is_set():
+                for child in self.children:
+                    child.keep_running(environment, now=time.monotonic())
+                try:
+                    register_members(registry, control=launcher.control())
+                    keeper.tick()
+                except ConnectionFailedError:
+                    pass  # the fleet service is starting
+                except RingfenceError as error:
+                    log.warning("%s", error.message)
+                stop.wait(_TICK_S)
+        finally:
+            for child in reversed(self.children):
+                child.stop(timeout_s=_STOP_S)
+
+
+def _end_with_parent() -> None:
+    """Have this process told to stop when its supervisor is gone: an orphan would hold the ports against the next one."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def supervise(home: CoordinatorHome, *, stop: threading.Event) -> None:
+    """Run the coordinator of a folder until ``stop`` is set.
+
+    Raises:
+        ConfigError: the folder is not set up, or a process cannot start with its settings. The operator's to mend.
+    """
+    settings = load_coordinator_settings(home)
+    own = [sys.executable, "-m", "ringfence.server.command_line"]
+    where = ["--home", str(home.root)]
+    known = ensure_secrets(home)
+
+    def superexec() -> Sequence[str] | None:
+        try:
+            address = read_private_address(home)
+        except ConnectionFailedError:
+            return None
+        return superexec_command(
+            python=sys.executable,
+            address=address,
+            ca_file=home.ca_file,
+            secret_file=known.superexec_file,
+            parent_pid=os.getpid(),
+        )
+
+    # An address from an earlier life leads nowhere.
+    (home.flower / "private.address").unlink(missing_ok=True)
+    children = [
+        Child("the fleet service", lambda: [*own, "serve-fleet", *where]),
+        Child("the release service", lambda: [*own, "serve-releases", *where]),
+        Child("the run starter", superexec),
+    ]
+    Supervisor(home=home, settings=settings, children=children).run(stop)

@@ -1,0 +1,114 @@
+"""`ringfence demo` as a new user runs it: real processes, a table, and nothing left running whatever happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+COMMAND = [sys.executable, "-m", "ringfence.client.command_line", "demo"]
+SMALL = ["--conversations", "80", "--rounds", "5"]
+
+
+def family_of(folder: Path) -> list[psutil.Process]:
+    """Return every process that was told to work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        if any(str(folder) in word for word in words):
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "demonstration"
+    for process in family_of(tmp_path):
+        process.kill()
+
+
+def test_the_demonstration_ends_well_prints_at_most_forty_lines_and_leaves_nothing_running(
+    folder: Path,
+) -> None:
+    done = subprocess.run(
+        [*COMMAND, *SMALL, "--folder", str(folder)], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    shown = (done.stderr + done.stdout).splitlines()
+    assert len(shown) <= 40
+    for row in (
+        "public head",
+        "alder alone",
+        "mean of the companies",
+        "> federated, as released",
+        "all data pooled",
+    ):
+        assert any(row in line for line in shown), row
+    assert family_of(folder) == []
+    assert (folder / "members" / "alder" / "releases" / "current").exists()
+    # Again at once, in the same folder, for machines: the earlier files are replaced.
+    again = subprocess.run(
+        [*COMMAND, *SMALL, "--folder", str(folder), "--json"], capture_output=True, text=True, timeout=280
+    )
+    assert again.returncode == 0, again.stderr
+    data = json.loads(again.stdout)["data"]
+    assert data["epsilon"] <= 8
+    assert {row["name"] for row in data["rows"]} >= {
+        "federated, as released",
+        "alder alone",
+        "birch alone",
+        "cedar alone",
+    }
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_demonstration_that_is_stopped_takes_its_processes_with_it(
+    folder: Path, stop: signal.Signals
+) -> None:
+    started = subprocess.Popen(
+        [*COMMAND, "--conversations", "80", "--rounds", "200", "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    # The demonstration itself, the coordinator's four processes and three agents.
+    while len(family_of(folder)) < 7 and time.monotonic() < deadline:
+        assert started.poll() is None, "it ended by itself"
+        time.sleep(0.2)
+    assert len(family_of(folder)) >= 7
+    started.send_signal(stop)
+    started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert family_of(folder) == []
+
+
+def test_a_process_of_the_demonstration_that_dies_ends_it_with_its_last_words(folder: Path) -> None:
+    started = subprocess.Popen(
+        [*COMMAND, "--conversations", "80", "--rounds", "200", "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    agents: list[psutil.Process] = []
+    while not agents and time.monotonic() < deadline:
+        assert started.poll() is None, "it ended by itself"
+        agents = [process for process in family_of(folder) if "agent" in process.cmdline()]
+        time.sleep(0.2)
+    agents[0].kill()
+    printed, _ = started.communicate(timeout=90)
+    assert started.returncode == 1
+    assert "error:" in printed
+    assert "Traceback" not in printed
+    assert family_of(folder) == []

@@ -1,0 +1,62 @@
+"""What a worker process does in tests, in the place of training; spawned by name, hence a module of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import stat
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from ringfence.client.worker import WorkerAnswer, _confine
+from ringfence.model.round_messages import Refusal, RefusalCode
+
+
+def hang(pipe: Connection, home: Path, parent: int) -> None:
+    """Never answer."""
+    _confine(parent)
+    time.sleep(600)
+
+
+def sleep_then_answer(pipe: Connection, home: Path, parent: int) -> None:
+    """Answer after the agent has lost patience."""
+    _confine(parent)
+    pipe.recv()
+    time.sleep(1.0)
+    pipe.send(WorkerAnswer(Refusal(RefusalCode.POLICY), "late"))
+
+
+def reach(pipe: Connection, home: Path, parent: int) -> None:
+    """Try to reach a listener on this machine, as a hostile dependency of training would."""
+    _confine(parent)
+    pipe.recv()
+    address = ("127.0.0.1", int(os.environ["RINGFENCE_TEST_PORT"]))
+    try:
+        with socket.create_connection(address, timeout=5):
+            reason = "reached it"
+    except OSError as error:
+        reason = f"cut off: {error.strerror}"
+    pipe.send(WorkerAnswer(Refusal(RefusalCode.FAILED), reason))
+
+
+def opened(pipe: Connection, home: Path, parent: int) -> None:
+    """Count the sockets that came along from the agent."""
+    _confine(parent)
+    pipe.recv()
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            count += stat.S_ISSOCK(os.fstat(int(number)).st_mode)
+        except OSError:
+            continue  # the folder's own handle, closed by now
+    pipe.send(WorkerAnswer(Refusal(RefusalCode.FAILED), f"sockets: {count}"))
+
+
+def confine_as_an_ordinary_user(pipe: Connection, home: Path, parent: int) -> None:
+    """Do what the worker does where it is not root: leave the network by way of a user namespace."""
+    threads = len(os.listdir("/proc/self/task"))
+    pipe.recv()
+    left = ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0
+    pipe.send(WorkerAnswer(Refusal(RefusalCode.FAILED), f"threads: {threads}, left: {left}"))

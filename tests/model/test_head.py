@@ -1,0 +1,44 @@
+"""The linear head and its public warm start."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ringfence.model.errors import ReleaseError
+from ringfence.model.feature_set import load_feature_set
+from ringfence.model.head import ARCHITECTURES
+
+LINEAR = ARCHITECTURES["linear-109"]
+
+
+def test_the_linear_head_has_a_weight_for_each_feature_and_a_bias() -> None:
+    assert LINEAR.parameter_count(108) == 109
+    parameters = np.arange(4, dtype=np.float64)
+    features = np.array([[1, 0, 0], [0, 1, 2]], np.float32)
+    np.testing.assert_array_equal(LINEAR.logits(parameters, features), [3.0, 8.0])
+
+
+def test_the_warm_start_is_finite_fits_and_is_not_shared_memory() -> None:
+    features = load_feature_set()
+    start = LINEAR.initial(features)
+    assert start.shape == (109,)
+    assert start.dtype == np.float64
+    assert np.isfinite(start).all()
+    assert np.linalg.norm(start) > 0.1
+    start[:] = 0
+    assert np.linalg.norm(LINEAR.initial(features)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "features"), [((109,), (2, 107)), ((108,), (2, 108)), ((109,), (108,))]
+)
+def test_parameters_that_do_not_fit_are_refused(
+    parameters: tuple[int, ...], features: tuple[int, ...]
+) -> None:
+    with pytest.raises(ReleaseError):
+        LINEAR.logits(np.zeros(parameters), np.zeros(features, np.float32))
+
+
+def test_every_architecture_stands_under_its_own_name() -> None:
+    assert all(name == architecture.name for name, architecture in ARCHITECTURES.items())

@@ -1,0 +1,160 @@
+"""The simulated companies: the same for the same seed, different from one another, people kept apart."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ringfence.model.conversation import Conversation, Message
+from ringfence.model.errors import DataError
+from ringfence.model.jsonl_reader import read_conversations
+from ringfence.model.metrics import area_under_roc
+from ringfence.model.phrases import HELD_OUT_SHARE, load_phrase_bank
+from ringfence.model.simulation import CompanyData, simulate_companies, simulate_public
+
+CHAT = Path(__file__).parents[2] / "examples" / "data" / "chitchat-part.jsonl.gz"
+
+
+@pytest.fixture(scope="module")
+def filler() -> list[Conversation]:
+    return list(read_conversations(CHAT))
+
+
+@pytest.fixture(scope="module")
+def companies(filler: list[Conversation]) -> list[CompanyData]:
+    return simulate_companies(filler, companies=3, conversations_per_company=240, seed=7)
+
+
+def test_the_same_seed_gives_the_same_conversations_and_another_seed_others(filler) -> None:
+    def run(seed: int) -> list[CompanyData]:
+        return simulate_companies(filler, companies=2, conversations_per_company=20, seed=seed)
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_a_company_has_as_many_conversations_as_asked_for(filler) -> None:
+    made = simulate_companies(
+        filler, companies=2, conversations_per_company=30, seed=0, test_conversations=11
+    )
+    assert [(len(company.train), len(company.test)) for company in made] == [(30, 11), (30, 11)]
+    assert len({company.name for company in made}) == 2
+
+
+def test_nobody_is_in_two_companies_or_in_training_and_test(companies) -> None:
+    parts = [
+        {person for item in part for person in item.participants}
+        for company in companies
+        for part in (company.train, company.test)
+    ]
+    assert sum(map(len, parts)) == len(set().union(*parts))
+
+
+def test_conversation_ids_are_unique(companies) -> None:
+    ids = [item.id for company in companies for part in (company.train, company.test) for item in part]
+    assert len(ids) == len(set(ids))
+
+
+def test_people_appear_in_several_conversations_and_some_chats_are_groups(companies) -> None:
+    for company in companies:
+        degree = Counter(person for item in company.train for person in item.participants)
+        assert max(degree.values()) >= 3
+        assert sum(count == 1 for count in degree.values()) > len(degree) / 4
+        sizes = Counter(min(len(item.participants), 3) for item in company.train)
+        assert sizes[2] > sizes[3] > 0
+
+
+def test_prevalence_lies_between_nine_and_eighteen_per_cent_and_few_labels_are_flipped(companies) -> None:
+    for company in companies:
+        share = np.mean([item.label for item in company.test])
+        assert 0.085 <= share <= 0.185
+        # Two per cent of the training labels are flipped, nearly all of them from negative to positive.
+        assert np.mean([item.label for item in company.train]) == pytest.approx(share, abs=0.03)
+
+
+def test_phrases_of_the_held_out_quarter_occur_in_test_only(filler) -> None:
+    # Typing habits hide phrases, so look for those that survive them: lower-cased letters, long enough to be telling.
+    made = simulate_companies(filler, companies=3, conversations_per_company=300, seed=3)
+    bank = load_phrase_bank("pools")
+
+    def letters(text: str) -> str:
+        return re.sub(r"[^a-z ]", "", text.lower()).strip()
+
+    held_out = {
+        letters(line)
+        for lines in bank.stages.values()
+        for line in lines[-round(len(lines) * HELD_OUT_SHARE) :]
+        if "{" not in line and len(line) > 15
+    }
+    seen = {
+        part: {
+            letters(message.text)
+            for company in made
+            for item in getattr(company, part)
+            for message in item.messages
+        }
+        for part in ("train", "test")
+    }
+    assert len(held_out & seen["test"]) > 20
+    assert held_out & seen["train"] == set()
+
+
+def test_times_rise_and_gaps_vary(companies) -> None:
+    for item in companies[0].train:
+        times = [message.time for message in item.messages]
+        assert all(later >= earlier for earlier, later in itertools.pairwise(times))
+    gaps = np.concatenate([np.diff([m.time for m in item.messages]) for item in companies[0].train])
+    assert np.median(gaps) < 60 < 1000 < gaps.max()
+
+
+def test_no_single_word_tells_the_classes_apart(companies) -> None:
+    items = [item for company in companies for item in company.test]
+    labels = np.array([item.label for item in items])
+    bags = [
+        Counter(word for message in item.messages for word in re.findall(r"[a-z']+", message.text.lower()))
+        for item in items
+    ]
+    words = Counter(word for bag in bags for word in bag)
+    best = max(
+        area_under_roc(labels, np.array([float(bag[word]) for bag in bags]))
+        for word, count in words.items()
+        if count >= 20
+    )
+    assert best < 0.75
+
+
+def test_length_alone_does_not_tell_the_classes_apart(companies) -> None:
+    items = [item for company in companies for item in company.test]
+    labels = np.array([item.label for item in items])
+    assert area_under_roc(labels, np.array([float(len(item.messages)) for item in items])) < 0.8
+
+
+def test_the_public_simulation_shares_no_phrase_with_the_companies(filler) -> None:
+    public = simulate_public(filler[:200], conversations=60, seed=1)
+    assert len(public) == 60
+    assert public == simulate_public(filler[:200], conversations=60, seed=1)
+    pools = {line for lines in load_phrase_bank("pools").stages.values() for line in lines if len(line) > 25}
+    assert not pools & {message.text for item in public for message in item.messages}
+
+
+@pytest.mark.parametrize(
+    ("companies", "count", "chat"),
+    [(0, 20, 10), (2, 5, 10), (6, 20, 10), (1, 20, 0)],
+)
+def test_a_simulation_that_cannot_be_made_is_refused(companies: int, count: int, chat: int) -> None:
+    benign = Conversation("c", tuple(Message(author, "hello there") for author in "ababab"))
+    with pytest.raises(DataError):
+        simulate_companies([benign] * chat, companies=companies, conversations_per_company=count, seed=0)
+
+
+def test_more_companies_than_names_have_names_of_their_own() -> None:
+    benign = Conversation("c", tuple(Message(author, "hello there") for author in "ababab"))
+    made = simulate_companies(
+        [benign] * 60, companies=23, conversations_per_company=10, seed=0, test_conversations=10
+    )
+    assert len({company.name for company in made}) == 23

@@ -1,0 +1,189 @@
+"""A step draws its noise once, whatever the data, and divides by a public constant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ringfence.model.errors import BudgetError, ConfigError, PeerError
+from ringfence.model.metrics import area_under_roc
+from ringfence.model.plan import PrivacyTerms, TrainingTerms
+from ringfence.privacy import training
+from ringfence.privacy.bounding import ContributionManifest, KeptConversation
+from ringfence.privacy.clipped_sum import LinearHeadGradients
+from ringfence.privacy.grid import Grid
+from ringfence.privacy.private_step import StepTerms, private_gradient
+from ringfence.privacy.secure_noise import Csprng
+from ringfence.privacy.training import nearest_size_class, train_privately, train_without_privacy
+
+DIMENSION = 6
+TERMS = TrainingTerms(feature_set_sha256="0" * 64, momentum=0.9, learning_rate=0.4)
+
+
+def examples(count: int, *, seed: int = 0):
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(count, 3, DIMENSION)).astype(np.float32)
+    labels = (features.mean(axis=1)[:, 0] > 0).astype(np.int64)
+    return features, labels
+
+
+def source_of(count: int, **changes):
+    features, labels = examples(count)
+    return LinearHeadGradients(
+        features, labels, grid=Grid(1.0, DIMENSION + 1), positive_weight=2.0, **changes
+    )
+
+
+class TestOneStep:
+    @pytest.mark.parametrize("sample_rate", [None, 0.5, 1e-9])
+    def test_draws_as_much_randomness_whatever_the_sample_holds(self, repeatable, sample_rate):
+        rng = repeatable(3)
+        terms = StepTerms(noise_multiplier=1.0, sample_rate=sample_rate, divisor=64)
+        private_gradient(source_of(50), np.zeros(DIMENSION + 1), terms=terms, rng=rng)
+        coins = 0 if sample_rate is None else 50
+        assert rng.drawn == coins + DIMENSION + 1 + 1  # seven normals come from four pairs of words
+
+    def test_with_an_empty_sample_is_noise_and_nothing_else(self, repeatable):
+        terms = StepTerms(noise_multiplier=1.0, sample_rate=1e-9, divisor=64)
+        source = source_of(50)
+        found = private_gradient(source, np.zeros(DIMENSION + 1), terms=terms, rng=repeatable(3))
+        rng = repeatable(3)
+        rng.words(50)
+        noise = source.grid.noise(rng, noise_multiplier=1.0)
+        assert np.array_equal(found, noise * source.grid.step / 64)
+
+    def test_divides_by_the_public_constant_and_not_by_what_came(self, repeatable):
+        gradients = [
+            private_gradient(
+                source_of(count),
+                np.zeros(DIMENSION + 1),
+                terms=StepTerms(noise_multiplier=1e-6, sample_rate=None, divisor=64),
+                rng=repeatable(1),
+            )
+            for count in (20, 40)
+        ]
+        sums = [source_of(count).clipped_sum(np.zeros(DIMENSION + 1), selected=None) for count in (20, 40)]
+        for gradient, total in zip(gradients, sums, strict=True):
+            assert gradient == pytest.approx(total * 2.0**-20 / 64, abs=1e-6)
+
+    @pytest.mark.parametrize(
+        "terms",
+        [
+            {"noise_multiplier": 0.0},
+            {"noise_multiplier": float("nan")},
+            {"noise_multiplier": float("inf")},
+            {"divisor": 0.0},
+            {"divisor": float("nan")},
+        ],
+    )
+    def test_without_noise_or_divisor_is_refused(self, terms):
+        with pytest.raises(ConfigError):
+            StepTerms(**{"noise_multiplier": 1.0, "sample_rate": None, "divisor": 64, **terms})
+
+
+class TestTraining:
+    def train(self, strangers, *, count=50, size_class=64, rng=None, privacy=None, manifest=None, **changes):
+        features, labels = examples(count)
+        return train_privately(
+            changes.pop("parameters", np.zeros(DIMENSION + 1)),
+            features=features,
+            labels=labels,
+            manifest=manifest or strangers(count),
+            terms=TERMS,
+            privacy=privacy or PrivacyTerms(contribution_bound=1, noise_multiplier=2.0),
+            size_class=size_class,
+            steps=changes.pop("steps", 5),
+            rng=rng or Csprng(),
+        )
+
+    def test_gives_two_members_with_the_same_data_different_models(self, strangers):
+        assert not np.allclose(self.train(strangers), self.train(strangers))
+
+    def test_draws_noise_exactly_once_a_step(self, strangers, repeatable):
+        rng = repeatable(0)
+        self.train(strangers, rng=rng, steps=7)
+        assert rng.drawn == 7 * (DIMENSION + 2)
+
+    def test_is_momentum_descent_on_the_noised_gradients(self, strangers, repeatable):
+        found = self.train(strangers, rng=repeatable(9), steps=3)
+        source, rng = source_of(50), repeatable(9)
+        step = StepTerms(noise_multiplier=2.0, sample_rate=None, divisor=64)
+        model, velocity = np.zeros(DIMENSION + 1), np.zeros(DIMENSION + 1)
+        for _ in range(3):
+            velocity = 0.9 * velocity + private_gradient(source, model, terms=step, rng=rng)
+            model = model - 0.4 * velocity
+        assert np.array_equal(found, model)
+
+    def test_learns_when_there_is_enough_data_for_the_noise(self, strangers):
+        features, labels = examples(2000)
+        privacy = PrivacyTerms(contribution_bound=1, noise_multiplier=5.0)
+        private = self.train(strangers, count=2000, size_class=2048, privacy=privacy, steps=40)
+        reference = train_without_privacy(
+            np.zeros(DIMENSION + 1), features=features, labels=labels, terms=TERMS, steps=40
+        )
+        for model in (private, reference):
+            assert area_under_roc(labels, features.mean(axis=1) @ model[:-1] + model[-1]) > 0.95
+
+    def test_with_sampling_draws_a_coin_a_conversation_in_each_step(self, strangers, repeatable):
+        rng = repeatable(0)
+        privacy = PrivacyTerms(
+            contribution_bound=1, noise_multiplier=2.0, sampling="poisson", sample_rate=0.25
+        )
+        self.train(strangers, rng=rng, privacy=privacy, steps=4)
+        assert rng.drawn == 4 * (50 + DIMENSION + 2)
+
+    def test_refuses_somebody_who_is_in_more_conversations_than_the_plan_allows(self, strangers):
+        over = ContributionManifest(2, tuple(KeptConversation(f"c{i}", ("one", f"b{i}")) for i in range(3)))
+        with pytest.raises(BudgetError, match="more conversations"):
+            self.train(strangers, count=3, manifest=over, privacy=PrivacyTerms(noise_multiplier=2.0))
+
+    def test_refuses_examples_that_the_manifest_does_not_list(self, strangers):
+        with pytest.raises(BudgetError, match="not the conversations"):
+            self.train(strangers, count=50, manifest=strangers(49))
+
+    def test_refuses_fractional_weights_when_conversations_are_sampled(self, strangers):
+        rows = tuple(KeptConversation(f"c{i}", (f"a{i}",), 0.5) for i in range(50))
+        privacy = PrivacyTerms(
+            contribution_bound=1, noise_multiplier=2.0, sampling="poisson", sample_rate=0.25
+        )
+        with pytest.raises(BudgetError, match="full batch"):
+            self.train(strangers, manifest=ContributionManifest(1, rows), privacy=privacy)
+
+    def test_applies_fractional_weights_in_the_full_batch(self, strangers, repeatable):
+        rows = tuple(KeptConversation(f"c{i}", (f"a{i}",), 0.5) for i in range(50))
+        privacy = PrivacyTerms(contribution_bound=1, noise_multiplier=1e-6)
+        halved = self.train(
+            strangers, manifest=ContributionManifest(1, rows), privacy=privacy, steps=1, rng=repeatable(0)
+        )
+        whole = self.train(strangers, privacy=privacy, steps=1, rng=repeatable(0))
+        assert halved == pytest.approx(0.5 * whole, abs=1e-4)
+
+    @pytest.mark.parametrize("size_class", [0, -2, 50, 63])
+    def test_refuses_a_size_class_that_would_tell_the_number_of_conversations(self, strangers, size_class):
+        with pytest.raises(ConfigError, match="power of two"):
+            self.train(strangers, size_class=size_class)
+
+    def test_refuses_a_model_that_is_not_finite(self, strangers):
+        with pytest.raises(PeerError):
+            self.train(strangers, parameters=np.full(DIMENSION + 1, np.nan))
+
+    def test_refuses_a_round_without_steps(self, strangers):
+        with pytest.raises(ConfigError):
+            self.train(strangers, steps=0)
+
+
+def test_training_never_sees_numbers_that_are_not_its_own(monkeypatch, strangers, repeatable):
+    """The noise call is inside the step: taking it out is visible (the fault that the statistical tests look for)."""
+    monkeypatch.setattr(
+        Grid, "noise", lambda self, source, *, noise_multiplier: np.zeros(self.dimension, np.int64)
+    )
+    suite = TestTraining()
+    assert np.allclose(suite.train(strangers), suite.train(strangers))
+
+
+@pytest.mark.parametrize(
+    ("expected", "size_class"), [(1, 1), (3, 4), (47, 32), (49, 64), (240, 256), (100_000, 131_072)]
+)
+def test_the_size_class_is_the_nearest_power_of_two(expected, size_class):
+    assert nearest_size_class(expected) == size_class
+    assert training.check_size_class(size_class) is None

@@ -1,0 +1,90 @@
+"""The generator of noise cannot be predicted, repeated, saved or inherited."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import pickle
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ringfence.privacy.secure_noise import Csprng, standard_normals, uniforms
+
+FALSE_ALARM = 1e-6
+
+
+class TestTheGenerator:
+    def test_has_no_argument_that_could_seed_it(self):
+        assert list(inspect.signature(Csprng).parameters) == []
+
+    def test_gives_two_instances_different_words(self):
+        assert not np.array_equal(Csprng().words(8), Csprng().words(8))
+
+    def test_never_repeats_its_own_words(self):
+        source = Csprng()
+        assert len(np.unique(np.concatenate([source.words(1000), source.words(1000)]))) == 2000
+
+    @pytest.mark.parametrize(
+        "duplicate", [copy.copy, copy.deepcopy, pickle.dumps], ids=["copy", "deep copy", "pickle"]
+    )
+    def test_refuses_to_be_duplicated(self, duplicate):
+        with pytest.raises(TypeError, match="secret"):
+            duplicate(Csprng())
+
+    def test_draws_a_new_key_in_a_forked_child(self):
+        source = Csprng()
+        source.words(1)
+        read_end, write_end = os.pipe()
+        child = os.fork()
+        if child == 0:  # pragma: no cover - runs in the child
+            os.write(write_end, source.words(4).tobytes())
+            os._exit(0)
+        os.waitpid(child, 0)
+        childs = np.frombuffer(os.read(read_end, 32), dtype=np.uint64)
+        os.close(read_end)
+        os.close(write_end)
+        assert len(childs) == 4
+        assert not np.isin(childs, source.words(64)).any()
+
+    def test_is_not_touched_by_the_seeds_of_other_generators(self):
+        import torch
+
+        draws = []
+        for _ in range(2):
+            torch.manual_seed(42)
+            np.random.seed(42)  # the habit that must not matter
+            draws.append(standard_normals(Csprng(), 16))
+        assert not np.allclose(draws[0], draws[1])
+
+
+class TestTheValues:
+    def test_uniforms_are_never_zero_even_for_extreme_words(self):
+        class Extremes:
+            def words(self, count):
+                return np.array([0, 2**64 - 1] * count, dtype=np.uint64)[:count]
+
+        values = uniforms(Extremes(), 2)
+        assert values.tolist() == [2.0**-53, 1.0]
+        assert np.isfinite(standard_normals(Extremes(), 9)).all()
+
+    @pytest.mark.parametrize("count", [1, 2, 7, 1000])
+    def test_the_number_of_words_depends_on_the_count_alone(self, repeatable, count):
+        source = repeatable(0)
+        assert standard_normals(source, count).shape == (count,)
+        assert source.drawn == 2 * ((count + 1) // 2)
+
+    def test_normals_follow_the_normal_law(self):
+        """Kolmogorov and Smirnov on 200,000 values; a sound generator fails once in a million runs."""
+        values = standard_normals(Csprng(), 200_000)
+        assert stats.kstest(values, "norm").pvalue > FALSE_ALARM
+        assert stats.kstest(values**2, stats.chi2(1).cdf).pvalue > FALSE_ALARM
+
+    def test_neighbouring_normals_are_uncorrelated(self):
+        """Both halves of a Box-Muller pair, and successive values: |r| sqrt(n) is standard normal."""
+        values = standard_normals(Csprng(), 200_000)
+        limit = stats.norm.isf(FALSE_ALARM / 4) / np.sqrt(100_000)
+        assert abs(np.corrcoef(values[:100_000], values[100_000:])[0, 1]) < limit
+        assert abs(np.corrcoef(values[:-1:2], values[1::2])[0, 1]) < limit

@@ -1,0 +1,268 @@
+"""While the coordinator serves: Flower knows the active members and nobody else, and each run has somebody at work on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from federation_harness import MadeFederation, make_federation
+from round_table import table_plan
+
+from ringfence.model.errors import ConnectionFailedError, PeerError
+from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.flower_adapter import RunState
+from ringfence.server.housekeeping import RunKeeper, register_members
+from ringfence.server.run_launch import Launcher
+from ringfence.server.run_store import Run, RunStore, SignedPlan, event_now
+
+TICKS_OF_PATIENCE = 8
+TICKS_OF_STARTING = 240
+MAX_RESTARTS = 5
+
+
+@dataclass
+class FakeControl:
+    """Flower's Control API, in memory."""
+
+    nodes: dict[bytes, int] = field(default_factory=dict)
+    removed: list[int] = field(default_factory=list)
+    state: RunState | None = None
+    started: list[str] = field(default_factory=list)
+    stopped: list[int] = field(default_factory=list)
+    refuses: Exception | None = None
+
+    def node_ids(self) -> dict[bytes, int]:
+        return dict(self.nodes)
+
+    def register_node(self, public_key_pem: bytes, *, name: str) -> int:
+        return self.nodes.setdefault(public_key_pem, 100 + len(self.nodes))
+
+    def unregister_node(self, node_id: int) -> None:
+        self.nodes = {key: node for key, node in self.nodes.items() if node != node_id}
+        self.removed.append(node_id)
+
+    def run_state(self, run_id: int) -> RunState | None:
+        return self.state
+
+    def start_run(self, run: str) -> int:
+        if self.refuses is not None:
+            raise self.refuses
+        self.started.append(run)
+        return 1000 + len(self.started)
+
+    def stop_run(self, run_id: int) -> bool:
+        self.stopped.append(run_id)
+        return True
+
+
+class FakeLauncher(Launcher):
+    """A launcher whose Flower is a `FakeControl`."""
+
+    fake: FakeControl
+
+    def control(self) -> FakeControl:  # type: ignore[override]
+        return self.fake
+
+
+@pytest.fixture
+def control() -> FakeControl:
+    return FakeControl()
+
+
+@pytest.fixture
+def keeper(tmp_path: Path, control: FakeControl) -> RunKeeper:
+    launcher = FakeLauncher(home=CoordinatorHome(tmp_path), settings=None)  # type: ignore[arg-type]
+    object.__setattr__(launcher, "fake", control)
+    return RunKeeper(launcher=launcher, since=datetime.now(UTC) - timedelta(hours=1))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = RunStore(tmp_path / "runs").create(
+        "tiny", signed=SignedPlan(table_plan(), b"s" * 64), initial=np.zeros(2)
+    )
+    made.update(status="running", flower_run_id=7)
+    made.add_event(event_now("started"))
+    return made
+
+
+def ticks(keeper: RunKeeper, count: int) -> None:
+    for _ in range(count):
+        keeper.tick()
+
+
+FINISHED = RunState(status="finished", outcome="failed", details="")
+UNDER_WAY = RunState(status="starting", outcome="", details="")
+
+
+def test_a_run_whose_server_app_died_is_started_again(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    control.state = FINISHED
+    ticks(keeper, TICKS_OF_PATIENCE - 1)
+    assert control.started == []
+    ticks(keeper, 1)
+    assert control.started == ["tiny"]
+    assert (run.record().status, run.record().flower_run_id) == ("running", 1001)
+
+
+def test_a_run_of_which_flower_knows_nothing_is_started_again(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    ticks(keeper, TICKS_OF_PATIENCE)
+    assert control.started == ["tiny"]
+
+
+def test_a_server_app_that_is_slow_to_start_is_waited_for(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    """On a busy machine it takes many seconds; starting another each time would never let one begin."""
+    control.state = UNDER_WAY
+    ticks(keeper, TICKS_OF_STARTING - 1)
+    assert control.started == []
+
+
+def test_a_server_app_that_never_arrives_is_given_up(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    control.state = UNDER_WAY
+    ticks(keeper, TICKS_OF_STARTING)
+    assert control.started == ["tiny"]
+    assert control.stopped == [7]
+
+
+def test_a_run_that_was_started_before_the_coordinator_died_is_not_waited_for(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    """Flower's database still says that somebody is on the way: that somebody died with the coordinator."""
+    control.state = UNDER_WAY
+    keeper.since = datetime.now(UTC) + timedelta(seconds=1)
+    ticks(keeper, TICKS_OF_PATIENCE)
+    assert control.started == ["tiny"]
+    assert control.stopped == [7]
+
+
+def test_a_run_with_somebody_at_work_is_left_alone(keeper: RunKeeper, control: FakeControl, run: Run) -> None:
+    with run.work():
+        ticks(keeper, 3 * TICKS_OF_PATIENCE)
+    assert control.started == []
+
+
+def test_patience_begins_anew_when_somebody_was_at_work(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    ticks(keeper, TICKS_OF_PATIENCE - 1)
+    with run.work():
+        ticks(keeper, 1)
+    ticks(keeper, TICKS_OF_PATIENCE - 1)
+    assert control.started == []
+
+
+@pytest.mark.parametrize("status", ["created", "completed", "failed", "stopped"])
+def test_only_a_run_that_should_run_is_started(
+    keeper: RunKeeper, control: FakeControl, run: Run, status: str
+) -> None:
+    run.update(status=status)
+    ticks(keeper, 3 * TICKS_OF_PATIENCE)
+    assert control.started == []
+
+
+def test_a_run_that_dies_again_and_again_at_one_round_fails_and_nobody_is_left_to_work_on_it(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    control.state = FINISHED
+    ticks(keeper, (MAX_RESTARTS + 3) * TICKS_OF_PATIENCE)
+    assert len(control.started) == MAX_RESTARTS
+    assert run.record().status == "failed"
+    assert "after round 0" in run.record().reason
+    assert control.stopped[-1] == run.record().flower_run_id
+
+
+def test_progress_clears_the_count_of_restarts(keeper: RunKeeper, control: FakeControl, run: Run) -> None:
+    control.state = FINISHED
+    for round_ in range(1, 2 * MAX_RESTARTS):
+        ticks(keeper, TICKS_OF_PATIENCE)
+        run.save_round(round_, np.zeros(2))
+    assert run.record().status == "running"
+    assert len(control.started) == 2 * MAX_RESTARTS - 1
+
+
+def test_a_start_that_flower_refuses_leaves_the_run_as_it_was(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    control.refuses = PeerError("Refused.")
+    ticks(keeper, TICKS_OF_PATIENCE)
+    assert (run.record().status, run.record().flower_run_id) == ("running", 7)
+
+
+def test_a_fleet_service_that_is_away_is_told_to_the_caller(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    control.refuses = ConnectionFailedError("Away.")
+    with pytest.raises(ConnectionFailedError):
+        ticks(keeper, TICKS_OF_PATIENCE)
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> MadeFederation:
+    return make_federation(tmp_path, conversations=2)
+
+
+def key_of(federation: MadeFederation, name: str) -> bytes:
+    return federation.registry.get(name).certificate_public_key.encode()
+
+
+def test_active_members_are_registered_once_and_keep_their_node(
+    federation: MadeFederation, control: FakeControl
+) -> None:
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    first = {member.id: member.node_id for member in federation.registry.all()}
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    assert {member.id: member.node_id for member in federation.registry.all()} == first
+    assert set(first.values()) == set(control.nodes.values())
+    assert len(control.nodes) == 3
+
+
+def test_a_suspended_member_is_removed_and_comes_back_when_it_is_resumed(
+    federation: MadeFederation, control: FakeControl
+) -> None:
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    node = federation.registry.get("beta").node_id
+    federation.registry.suspend("beta")
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    assert control.removed == [node]
+    assert key_of(federation, "beta") not in control.nodes
+    assert federation.registry.get("beta").node_id is None
+    federation.registry.resume("beta")
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    assert federation.registry.get("beta").node_id == control.nodes[key_of(federation, "beta")]
+
+
+def _forget(control: FakeControl) -> None:
+    control.nodes.clear()
+
+
+def _renumber(control: FakeControl) -> None:
+    control.nodes = {key: node + 50 for key, node in control.nodes.items()}
+
+
+@pytest.mark.parametrize("loss", [_forget, _renumber])
+def test_members_get_their_nodes_again_after_flower_lost_its_database(
+    federation: MadeFederation, control: FakeControl, loss: Callable[[FakeControl], None]
+) -> None:
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    loss(control)
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    for member in federation.registry.all():
+        assert member.node_id == control.nodes[member.certificate_public_key.encode()]
+
+
+def test_a_node_that_is_no_members_is_removed(federation: MadeFederation, control: FakeControl) -> None:
+    control.nodes[b"somebody else's key"] = 666
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    assert control.removed == [666]
+    assert len(control.nodes) == 3
