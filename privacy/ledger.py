@@ -146,17 +146,24 @@ class Ledger:
         Args:
             returned: the newest head that it knows, or None if it says that it knows none.
 
+        That it knows none is believed until it has returned one: the first answers may have been lost on their way, and
+        refusing for ever would not bring them back. It is believed too while this process has the ledger open and confirmed,
+        because a file that is held and locked cannot fall behind; a repeated question may be older than the answer.
+
         Raises:
-            BudgetError: the head is not in this chain (the ledger was restored or reset), or it is None although releases
-                were sent.
+            BudgetError: the head is not in this chain (the ledger was restored or reset), or it is None although one was
+                returned before.
         """
         if returned is None:
-            if self._storage.anything_sent():
+            if not self._confirmed and self._storage.head_was_returned():
                 raise refused(LedgerRefusal.NOT_CONFIRMED)
         else:
             entry = self._storage.at(returned.seq)
             if returned.ledger != self.head.ledger or entry is None or entry.hash != returned.hash:
                 raise refused(LedgerRefusal.BEHIND)
+            if not self._storage.head_was_returned():
+                with self._mutex, self._storage.transaction():
+                    self._storage.note_returned_head()
         self._confirmed = True
 
     def charge(self, charge: Charge, payload: bytes, *, now: float, kind: ChargeKind = "charge") -> bytes:

@@ -160,9 +160,13 @@ class LedgerStorage:
             ).fetchall()
         return tuple(str(row[0]) for row in rows)
 
-    def anything_sent(self) -> bool:
-        """Return whether a payload ever left."""
-        return self._one("SELECT 1 FROM sent LIMIT 1") is not None
+    def head_was_returned(self) -> bool:
+        """Return whether the coordinator ever returned a head of this ledger."""
+        return self._one("SELECT 1 FROM returned") is not None
+
+    def note_returned_head(self) -> None:
+        """Note that the coordinator returned a head, for good; inside a transaction."""
+        self._execute("INSERT OR IGNORE INTO returned(once) VALUES (1)")
 
     def mark_sent(self, key: str) -> None:
         """Note that a payload left; inside a transaction."""

@@ -161,6 +161,8 @@ class Evaluation:
 
     def _take(self, state: _Asked, arrival: Arrival, *, request: EvaluateRequest, plan: Plan) -> None:
         node, answer = arrival.node_id, arrival.answer
+        if arrival.round and not isinstance(answer, EvaluateUpdate):
+            return  # to a question of the last round; this one is still with the member
         if arrival.gone:
             state.asked_at.pop(node, None)
             return
@@ -170,11 +172,9 @@ class Evaluation:
             if answer.code is not RefusalCode.BUSY:
                 state.settled.add(node)
             return
-        if answer is not None and not isinstance(answer, EvaluateUpdate):
-            return  # of the last round, which went on without it; this question is still with the member
         try:
-            if answer is None:
-                raise PeerError("The answer cannot be read.")
+            if not isinstance(answer, EvaluateUpdate):
+                raise PeerError("The answer cannot be read, or is of another kind.")
             member = state.members[node]
             counts = check_histogram(answer, run=request.run, plan=plan, size_class=member.size_class)
             self._heads.keep(member.id, answer.ledger_head)

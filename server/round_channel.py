@@ -11,6 +11,7 @@ from ringfence.model.round_messages import (
     Refusal,
     RoundRequest,
     RoundUpdate,
+    TrainRequest,
     action_of,
     answer_from_records,
     request_to_records,
@@ -29,11 +30,13 @@ class Arrival:
         node_id: whom it was asked.
         answer: the answer, or None when Flower reports that none will come or it cannot be read.
         gone: True when Flower reports that the member is not connected.
+        round: of the question, 0 for an evaluation: a refusal does not say what it refuses.
     """
 
     node_id: int
     answer: RoundUpdate | Refusal | None
     gone: bool = False
+    round: int = 0
 
 
 class RoundChannel(Protocol):
@@ -64,7 +67,7 @@ class GridChannel:
         self._grid = grid
         self._group = group
         self._replies = ReplyCollector(grid)
-        self._waiting: dict[str, int] = {}
+        self._waiting: dict[str, tuple[int, int]] = {}  # node and round by message
 
     def online(self) -> set[int]:
         """Return the node ids that are connected now."""
@@ -85,9 +88,10 @@ class GridChannel:
             for node_id, request in requests.items()
         ]
         # Flower answers None for a message that it could not store: that member simply does not answer.
-        for message_id, node_id in zip(self._grid.push_messages(messages), requests, strict=True):
+        asked = zip(self._grid.push_messages(messages), requests.items(), strict=True)
+        for message_id, (node_id, request) in asked:
             if message_id is not None:
-                self._waiting[message_id] = node_id
+                self._waiting[message_id] = (node_id, round_of(request))
 
     def collect(self) -> Iterable[Arrival]:
         """Return what arrived since the last call."""
@@ -95,22 +99,27 @@ class GridChannel:
             return []
         arrivals = []
         for reply in self._replies.collect(list(self._waiting)):
-            node_id = self._waiting.pop(reply.reply_to, None)
+            node_id, round_ = self._waiting.pop(reply.reply_to, (None, 0))
             if node_id is None:
                 continue
             message = reply.message
             if reply.lost or (message is not None and message.has_error()):
-                arrivals.append(Arrival(node_id=node_id, answer=None, gone=True))
+                arrivals.append(Arrival(node_id, None, gone=True, round=round_))
             elif message is None or message.metadata.src_node_id != node_id:
                 # Flower and the gateway refuse this already; an answer in another's name is no answer.
-                arrivals.append(Arrival(node_id=node_id, answer=None))
+                arrivals.append(Arrival(node_id, None, round=round_))
             else:
-                arrivals.append(Arrival(node_id=node_id, answer=_read(message.content)))
+                arrivals.append(Arrival(node_id, _read(message.content), round=round_))
         return arrivals
 
     def forget(self) -> None:
         """Stop expecting answers to what was asked so far."""
         self._waiting.clear()
+
+
+def round_of(request: RoundRequest) -> int:
+    """Return the round of a question, 0 for an evaluation."""
+    return request.round if isinstance(request, TrainRequest) else 0
 
 
 def _read(records: object) -> RoundUpdate | Refusal | None:

@@ -265,6 +265,8 @@ class RoundLoop:
     def _take(self, state: _Round, arrival: Arrival) -> None:
         """Count one answer, or the reason why it does not count."""
         node = arrival.node_id
+        if arrival.round != state.question.round and not isinstance(arrival.answer, TrainUpdate):
+            return  # to a question of an earlier round; this round's question is still with the member
         if arrival.gone:
             state.gone.add(node)
             return
@@ -282,7 +284,9 @@ class RoundLoop:
             if not isinstance(arrival.answer, TrainUpdate):
                 raise PeerError("The answer is to a question of another kind.")
             if is_earlier(arrival.answer, question=state.question):
-                return  # of a round that went on without it; this round's question is still with the member
+                # Of a round that went on without it. It was charged all the same, and its head is the member's newest.
+                self._heads.keep(state.roster[node].id, arrival.answer.ledger_head)
+                return
             change = check_update(arrival.answer, question=state.question)
             self._heads.keep(state.roster[node].id, arrival.answer.ledger_head)
             state.changes[node] = change

@@ -90,11 +90,13 @@ class FakeChannel:
             if isinstance(done, Lost | Silent):
                 continue
             if isinstance(done, Gone):
-                self._due.append((self.clock.now, Arrival(node, None, gone=True)))
+                self._due.append((self.clock.now, Arrival(node, None, gone=True, round=request.round)))
             elif isinstance(done, Late):
-                self._due.append((self.clock.now + done.after_s, Arrival(node, done.answer)))
+                self._due.append(
+                    (self.clock.now + done.after_s, Arrival(node, done.answer, round=request.round))
+                )
             else:
-                self._due.append((self.clock.now, Arrival(node, done)))
+                self._due.append((self.clock.now, Arrival(node, done, round=request.round)))
 
     def collect(self) -> Iterable[Arrival]:
         arrived = [arrival for at, arrival in self._due if at <= self.clock.now]

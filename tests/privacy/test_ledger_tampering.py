@@ -142,9 +142,31 @@ class TestTheReturnedHead:
             ledger.confirm(ledger.head)
             ledger.charge(charge(2), b"x", now=NOW)
 
-    def test_cannot_be_withheld_once_something_was_sent(self, strict):
+    def test_cannot_be_withheld_once_it_was_returned(self, strict):
+        with open_ledger(strict) as ledger:
+            ledger.confirm(ledger.head)
         with open_ledger(strict) as ledger:
             assert code_of(lambda: ledger.confirm(None)) == "ledger_not_confirmed"
+            assert code_of(lambda: ledger.charge(charge(2), b"x", now=NOW)) == "ledger_not_confirmed"
+
+    def test_that_never_came_back_is_not_waited_for_because_the_first_answer_may_have_been_lost(self, strict):
+        """Killed after it marked its first answer as sent, and before a byte of it left."""
+        with open_ledger(strict) as ledger:
+            ledger.confirm(None)
+            ledger.charge(charge(2), b"x", now=NOW)
+
+    def test_is_not_asked_for_again_by_an_older_question_while_the_ledger_is_held(self, strict):
+        with open_ledger(strict) as ledger:
+            ledger.confirm(ledger.head)
+            ledger.confirm(None)
+            ledger.charge(charge(2), b"x", now=NOW)
+
+    def test_of_another_chain_is_never_noted_as_returned(self, strict):
+        with open_ledger(strict) as ledger:
+            other = replace(ledger.head, hash="0" * 64)
+            assert code_of(lambda: ledger.confirm(other)) == "ledger_behind"
+        with open_ledger(strict) as ledger:
+            ledger.confirm(None)
 
 
 class TestTheSecondPlace:

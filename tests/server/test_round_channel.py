@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.round_messages import (
     TRAIN_ACTION,
     Refusal,
@@ -90,24 +91,33 @@ def test_answers_and_refusals_arrive_once_each(grid: FakeGrid, channel: GridChan
     grid.reply("message-12", answer_to_records(Refusal(RefusalCode.POLICY)), source=12)
     update, refusal = channel.collect()
     assert isinstance(update.answer, TrainUpdate)
-    assert refusal == Arrival(12, Refusal(RefusalCode.POLICY))
+    assert refusal == Arrival(12, Refusal(RefusalCode.POLICY), round=1)
     assert list(channel.collect()) == []
+
+
+def test_what_arrives_says_which_rounds_question_it_answers(grid: FakeGrid) -> None:
+    channel = GridChannel(grid, group="run")  # type: ignore[arg-type]
+    channel.ask({11: replace(REQUEST, round=7)}, time_to_live_s=60.0)
+    channel.ask({12: EvaluateRequest("run", b"{}", b"s" * 64, np.zeros(3))}, time_to_live_s=60.0)
+    for node in (11, 12):
+        grid.reply(f"message-{node}", answer_to_records(Refusal(RefusalCode.POLICY)), source=node)
+    assert {arrival.node_id: arrival.round for arrival in channel.collect()} == {11: 7, 12: 0}
 
 
 def test_an_answer_in_another_members_name_is_no_answer(grid: FakeGrid, channel: GridChannel) -> None:
     grid.reply("message-11", answer_to_records(UPDATE), source=12)
-    assert list(channel.collect()) == [Arrival(11, None)]
+    assert list(channel.collect()) == [Arrival(11, None, round=1)]
 
 
 def test_an_answer_that_cannot_be_read_is_no_answer(grid: FakeGrid, channel: GridChannel) -> None:
     grid.reply("message-11", RecordDict({"ringfence": ConfigRecord({"kind": "x"})}), source=11)
     grid.reply("message-12", RecordDict(), source=12)
-    assert list(channel.collect()) == [Arrival(11, None), Arrival(12, None)]
+    assert list(channel.collect()) == [Arrival(11, None, round=1), Arrival(12, None, round=1)]
 
 
 def test_an_error_of_flowers_says_that_the_member_is_gone(grid: FakeGrid, channel: GridChannel) -> None:
     grid.reply("message-11", None, source=11)
-    assert list(channel.collect()) == [Arrival(11, None, gone=True)]
+    assert list(channel.collect()) == [Arrival(11, None, gone=True, round=1)]
 
 
 def test_an_answer_to_nothing_that_was_asked_is_left_out(grid: FakeGrid, channel: GridChannel) -> None:

@@ -25,7 +25,7 @@ from round_table import (
 
 from ringfence.model.errors import ConfigError, DeadlineError
 from ringfence.model.round_messages import Refusal, RefusalCode
-from ringfence.server.round_loop import RosterMember, RunStoppedError
+from ringfence.server.round_loop import NoHeads, RosterMember, RoundLoop, RunStoppedError
 
 GRID_BOUND = 1024 * 2**32
 
@@ -101,6 +101,50 @@ def test_an_answer_to_an_earlier_round_does_not_count_in_a_later_one(tmp_path: P
     table = lay_table(tmp_path, unhurried, unhurried, late, plan=table_plan(rounds=2, deadline_s=60))
     model = table.loop().carry_out()
     assert model == pytest.approx([2.0] * DIMENSION)
+
+
+@pytest.mark.parametrize("said", [Refusal(RefusalCode.BUDGET), None], ids=["a refusal", "nothing readable"])
+def test_what_comes_back_for_an_earlier_rounds_question_says_nothing_about_this_round(
+    tmp_path: Path, said: Refusal | None
+) -> None:
+    """A slow first round: the question is repeated, and the answer to the repetition arrives in the next round."""
+
+    def repeated(request, before):
+        if request.round == 1 and before:
+            return Late(8.0, said)
+        return Late(21.0 if request.round == 1 else 9.0, update(request))
+
+    table = lay_table(tmp_path, *[repeated] * 3, plan=table_plan(rounds=2, deadline_s=60))
+    table.loop().carry_out()
+    assert table.channel.times_asked(1, round_=1) == 2
+    assert table.events("round") == [(1, 3, 0, 0), (2, 3, 0, 0)]
+
+
+class Kept(NoHeads):
+    """Notes the heads that it is given."""
+
+    def __init__(self) -> None:
+        self.heads: list[tuple[str, bytes]] = []
+
+    def keep(self, member: str, signed_head: bytes) -> None:
+        self.heads.append((member, signed_head))
+
+
+def test_the_head_of_a_late_answer_is_kept_because_the_member_was_charged_for_it(tmp_path: Path) -> None:
+    def late(request, before):
+        if request.round == 1:
+            return Silent() if before else Late(61.0, update(request, ledger_head=b"late"))
+        return Silent()
+
+    def unhurried(request, before):
+        return update(request) if request.round == 1 else Late(5.0, update(request))
+
+    table = lay_table(tmp_path, unhurried, unhurried, late, plan=table_plan(rounds=2, deadline_s=60))
+    heads = Kept()
+    RoundLoop(
+        table.run, channel=table.channel, roster=lambda: dict(table.roster), heads=heads, clock=table.clock
+    ).carry_out()
+    assert ("member-3", b"late") in heads.heads
 
 
 BAD_ANSWERS: dict[str, Callable[..., object]] = {
