@@ -31,10 +31,11 @@ test: $(INSTALLED) ## every test but the slow ones
 test-slow: $(INSTALLED) ## the longer evidence
 	$(BIN)/pytest -m slow
 
-check: $(INSTALLED) ## format, lint, types, import direction
+check: $(INSTALLED) ## format, lint, types, wire protocol, import direction
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/buf lint
 	$(BIN)/pytest -q tests/test_import_direction.py
 
 format: $(INSTALLED) ## rewrite to the house format

@@ -103,12 +103,13 @@ class AskedOnce:
         """Return the node ids that are connected now."""
         return self._channel.online()
 
-    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> None:
-        """Send a request to each node that owes no answer."""
+    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> int:
+        """Send a request to each node that owes no answer; return the bytes of what was sent."""
         new = {node: request for node, request in requests.items() if node not in self._due}
-        if new:
-            self._channel.ask(new, time_to_live_s=time_to_live_s)
-            self._due |= set(new)
+        if not new:
+            return 0
+        self._due |= set(new)
+        return self._channel.ask(new, time_to_live_s=time_to_live_s)
 
     def collect(self) -> Iterable[Arrival]:
         """Return what arrived since the last call."""

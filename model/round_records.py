@@ -47,6 +47,19 @@ def to_records(
     return RecordDict(records)  # type: ignore[arg-type]  # its signature asks for an invariant dictionary
 
 
+def size_of(records: RecordDict) -> int:
+    """Return the bytes of a message's fields and arrays, without what the transport adds; other records count nothing."""
+    from flwr.app import ArrayRecord, ConfigRecord
+
+    total = 0
+    for record in records.values():
+        if isinstance(record, ArrayRecord):
+            total += sum(len(array.data) for array in record.values())
+        elif isinstance(record, ConfigRecord):
+            total += sum(_field_size(name) + _field_size(value) for name, value in record.items())
+    return total
+
+
 def kind_of(records: RecordDict) -> str:
     """Return which kind of message this says it is.
 
@@ -178,3 +191,11 @@ def _array_record(name: str, values: NDArray[np.generic]) -> ArrayRecord:
         data=np.ascontiguousarray(values).tobytes(),
     )
     return ArrayRecord({name: array})
+
+
+def _field_size(value: object) -> int:
+    if isinstance(value, str):
+        return len(value.encode(errors="replace"))
+    if isinstance(value, list):
+        return sum(_field_size(item) for item in value)
+    return len(value) if isinstance(value, bytes) else 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ringfence.model.errors import PeerError
@@ -16,6 +16,7 @@ from ringfence.model.round_messages import (
     answer_from_records,
     request_to_records,
 )
+from ringfence.model.round_records import size_of
 from ringfence.server.flower_adapter import ReplyCollector
 
 if TYPE_CHECKING:
@@ -31,12 +32,14 @@ class Arrival:
         answer: the answer, or None when Flower reports that none will come or it cannot be read.
         gone: True when Flower reports that the member is not connected.
         round: of the question, 0 for an evaluation: a refusal does not say what it refuses.
+        size_bytes: of the answer's content.
     """
 
     node_id: int
     answer: RoundUpdate | Refusal | None
     gone: bool = False
     round: int = 0
+    size_bytes: int = field(default=0, compare=False)
 
 
 class RoundChannel(Protocol):
@@ -46,8 +49,8 @@ class RoundChannel(Protocol):
         """Return the node ids that are connected now."""
         ...
 
-    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> None:
-        """Send a request to each node."""
+    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> int:
+        """Send a request to each node; return the bytes of what was sent."""
         ...
 
     def collect(self) -> Iterable[Arrival]:
@@ -73,8 +76,8 @@ class GridChannel:
         """Return the node ids that are connected now."""
         return set(self._grid.get_node_ids())
 
-    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> None:
-        """Send a request to each node."""
+    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> int:
+        """Send a request to each node; return the bytes of what was sent."""
         from flwr.app import Message
 
         messages = [
@@ -88,10 +91,13 @@ class GridChannel:
             for node_id, request in requests.items()
         ]
         # Flower answers None for a message that it could not store: that member simply does not answer.
-        asked = zip(self._grid.push_messages(messages), requests.items(), strict=True)
-        for message_id, (node_id, request) in asked:
+        size_bytes = 0
+        asked = zip(self._grid.push_messages(messages), requests.items(), messages, strict=True)
+        for message_id, (node_id, request), message in asked:
             if message_id is not None:
                 self._waiting[message_id] = (node_id, round_of(request))
+                size_bytes += size_of(message.content)
+        return size_bytes
 
     def collect(self) -> Iterable[Arrival]:
         """Return what arrived since the last call."""
@@ -109,7 +115,8 @@ class GridChannel:
                 # Flower and the gateway refuse this already; an answer in another's name is no answer.
                 arrivals.append(Arrival(node_id, None, round=round_))
             else:
-                arrivals.append(Arrival(node_id, _read(message.content), round=round_))
+                answer, size_bytes = _read(message.content), size_of(message.content)
+                arrivals.append(Arrival(node_id, answer, round=round_, size_bytes=size_bytes))
         return arrivals
 
     def forget(self) -> None:

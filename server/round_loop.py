@@ -122,6 +122,9 @@ class _Round:
     changes: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
+    cohort: set[int] = field(default_factory=set)
+    bytes_sent: int = 0
+    bytes_received: int = 0
 
 
 class RoundLoop:
@@ -239,7 +242,8 @@ class RoundLoop:
                     node: replace(request, known_head=self._heads.newest(state.roster[node].id))
                     for node in sorted(silent)
                 }
-                self._channel.ask(requests, time_to_live_s=deadline - now + 60.0)
+                state.bytes_sent += self._channel.ask(requests, time_to_live_s=deadline - now + 60.0)
+                state.cohort |= silent
                 state.asked_at.update(dict.fromkeys(silent, now))
                 state.gone -= silent
             for arrival in self._channel.collect():
@@ -265,6 +269,7 @@ class RoundLoop:
     def _take(self, state: _Round, arrival: Arrival) -> None:
         """Count one answer, or the reason why it does not count."""
         node = arrival.node_id
+        state.bytes_received += arrival.size_bytes
         if arrival.round != state.question.round and not isinstance(arrival.answer, TrainUpdate):
             return  # to a question of an earlier round; this round's question is still with the member
         if arrival.gone:
@@ -307,9 +312,12 @@ class RoundLoop:
             event_now(
                 event,
                 round=state.question.round,
+                asked=len(state.cohort),
                 answered=len(state.changes),
                 missing=missing,
                 refused=len(state.refused),
+                bytes_sent=state.bytes_sent,
+                bytes_received=state.bytes_received,
                 seconds=round(seconds, 3),
                 detail=detail or _reasons(state).strip(" ()"),
             )

@@ -56,10 +56,13 @@ class RunEvent(BaseModel):
         at: when, UTC.
         event: what, as a short word.
         round: the round it belongs to, 0 for the run as a whole.
+        asked: members that were connected and asked.
         answered: members whose answers were used.
-        missing: members that were asked and left out.
+        missing: members of the roster that were left out, asked or not.
         refused: members that answered with a code instead of an update.
         seconds: how long it took.
+        bytes_sent: content of all questions, without what the transport adds.
+        bytes_received: content of all answers, likewise.
         detail: one sentence for a person.
     """
 
@@ -68,10 +71,13 @@ class RunEvent(BaseModel):
     at: datetime
     event: str
     round: int = 0
+    asked: int = 0
     answered: int = 0
     missing: int = 0
     refused: int = 0
     seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
     detail: str = ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from importlib.resources import files
 from pathlib import Path
 
 from grpc_tools import protoc
@@ -31,6 +32,7 @@ def generate(destination: Path) -> list[str]:
             [
                 "protoc",
                 f"--proto_path={WIRE}",
+                f"--proto_path={files('grpc_tools') / '_proto'}",  # google/protobuf/*.proto
                 f"--python_out={scratch}",
                 f"--grpc_python_out={scratch}",
                 f"--plugin=protoc-gen-mypy={programs / 'protoc-gen-mypy'}",

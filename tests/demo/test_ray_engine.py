@@ -88,8 +88,9 @@ class Recorder:
     def online(self) -> set[int]:
         return {1, 2, 3}
 
-    def ask(self, requests: Mapping[int, TrainRequest], *, time_to_live_s: float) -> None:
+    def ask(self, requests: Mapping[int, TrainRequest], *, time_to_live_s: float) -> int:
         self.asked.append(sorted(requests))
+        return 0
 
     def collect(self) -> Iterable[Arrival]:
         arrived, self.arrivals = self.arrivals, []

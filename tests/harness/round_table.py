@@ -15,6 +15,7 @@ from ringfence.server.round_loop import RosterMember, RoundLoop
 from ringfence.server.run_store import Run, RunStore, SignedPlan
 
 DIMENSION = 4
+QUESTION_BYTES, ANSWER_BYTES = 1000, 10
 Answer = TrainUpdate | Refusal | None
 Behaviour = Callable[[TrainRequest, int], "Answer | Late | Lost | Gone | Silent"]
 
@@ -77,7 +78,7 @@ class FakeChannel:
     def online(self) -> set[int]:
         return set(self.behaviours) - self.offline
 
-    def ask(self, requests: Mapping[int, TrainRequest], *, time_to_live_s: float) -> None:
+    def ask(self, requests: Mapping[int, TrainRequest], *, time_to_live_s: float) -> int:
         assert time_to_live_s > 0
         for node, request in requests.items():
             before = sum(
@@ -93,10 +94,16 @@ class FakeChannel:
                 self._due.append((self.clock.now, Arrival(node, None, gone=True, round=request.round)))
             elif isinstance(done, Late):
                 self._due.append(
-                    (self.clock.now + done.after_s, Arrival(node, done.answer, round=request.round))
+                    (
+                        self.clock.now + done.after_s,
+                        Arrival(node, done.answer, round=request.round, size_bytes=ANSWER_BYTES),
+                    )
                 )
             else:
-                self._due.append((self.clock.now, Arrival(node, done, round=request.round)))
+                self._due.append(
+                    (self.clock.now, Arrival(node, done, round=request.round, size_bytes=ANSWER_BYTES))
+                )
+        return QUESTION_BYTES * len(requests)
 
     def collect(self) -> Iterable[Arrival]:
         arrived = [arrival for at, arrival in self._due if at <= self.clock.now]

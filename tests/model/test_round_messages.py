@@ -23,6 +23,7 @@ from ringfence.model.round_messages import (
     request_from_records,
     request_to_records,
 )
+from ringfence.model.round_records import size_of, to_records
 
 REQUEST = TrainRequest("run-1", b"{}", b"s" * 64, 3, 1, np.array([0.5, -1.0, 2.0]))
 UPDATE = TrainUpdate("run-1", "0" * 64, 3, 1, np.array([1, -2, 3], dtype=np.int64))
@@ -224,3 +225,13 @@ def test_a_message_of_nothing_is_refused() -> None:
     for read in (request_from_records, answer_from_records):
         with pytest.raises(PeerError):
             read(RecordDict())
+
+
+def test_the_size_of_a_message_is_that_of_its_fields_and_arrays() -> None:
+    array = np.zeros(5, dtype=np.int64)
+    records = to_records("train-update", {"run": "abc", "round": 1, "head": b"12345"}, {"update": array})
+    # kind, run, round, head with their names, and 8 bytes a number.
+    assert size_of(records) == 4 + 12 + 3 + 3 + 5 + 8 + 4 + 5 + 40
+    odd = RecordDict({"m": MetricRecord({"x": 1.0}), "c": ConfigRecord({"l": [1, 2], "s": ["ab"]})})
+    assert size_of(odd) == 1 + 16 + 1 + 2
+    assert size_of(RecordDict({"a": ArrayRecord()})) == 0

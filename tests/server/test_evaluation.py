@@ -70,7 +70,7 @@ class Channel:
     def online(self) -> set[int]:
         return set(self.behaviours)
 
-    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> None:
+    def ask(self, requests: Mapping[int, RoundRequest], *, time_to_live_s: float) -> int:
         for node, request in requests.items():
             assert isinstance(request, EvaluateRequest)
             self.asked.append((node, request))
@@ -79,6 +79,7 @@ class Channel:
                 self.due.append(Arrival(node, None, gone=True))
             elif said != "silent":
                 self.due.append(Arrival(node, said))  # type: ignore[arg-type]
+        return 0
 
     def collect(self) -> Iterable[Arrival]:
         arrived, self.due = self.due, []

@@ -136,3 +136,14 @@ def test_what_was_asked_can_be_forgotten(grid: FakeGrid, channel: GridChannel) -
     channel.forget()
     grid.reply("message-11", answer_to_records(UPDATE), source=11)
     assert list(channel.collect()) == []
+
+
+def test_the_bytes_of_stored_questions_and_of_answers_are_counted(
+    grid: FakeGrid, channel: GridChannel
+) -> None:
+    both = channel.ask({11: REQUEST, 12: REQUEST}, time_to_live_s=60.0)
+    one = channel.ask({11: REQUEST, 99: REQUEST}, time_to_live_s=60.0)
+    assert both == 2 * one > 8 * REQUEST.parameters.size
+    grid.reply("message-11", answer_to_records(UPDATE), source=11)
+    (arrival,) = channel.collect()
+    assert arrival.size_bytes > 8 * UPDATE.update.size

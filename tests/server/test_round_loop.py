@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from round_table import (
+    ANSWER_BYTES,
     DIMENSION,
+    QUESTION_BYTES,
     Behaviour,
     FakeChannel,
     Gone,
@@ -208,6 +210,20 @@ def test_a_run_fails_at_once_when_refusals_put_the_minimum_out_of_reach(tmp_path
     with pytest.raises(DeadlineError):
         table.loop().carry_out()
     assert table.clock.now - began < 1
+
+
+def test_a_round_says_how_many_were_asked_and_how_many_bytes_went_each_way(tmp_path: Path) -> None:
+    def busy_once(request, before):
+        return Refusal(RefusalCode.BUSY) if before == 0 else update(request)
+
+    table = lay_table(tmp_path, honest, honest, busy_once, silent, honest, plan=table_plan(rounds=1))
+    table.channel.offline = {5}
+    table.loop().carry_out()
+    (event,) = [event for event in table.run.events() if event.event == "round"]
+    assert (event.asked, event.answered, event.missing) == (4, 3, 2)
+    asked = len(table.channel.asked)
+    assert event.bytes_sent == asked * QUESTION_BYTES
+    assert event.bytes_received == 4 * ANSWER_BYTES
 
 
 def test_a_busy_member_is_asked_again_later(tmp_path: Path) -> None:
