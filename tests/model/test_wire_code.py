@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_every_method_has_its_own_request_and_response_and_every_enum_its_prefix
                 assert method.input_type.name == f"{method.name}Request"
                 assert method.output_type.name == f"{method.name}Response"
         for enum in file.enum_types_by_name.values():
-            prefix = f"{enum.name.upper()}_"
+            prefix = re.sub(r"(?<!^)(?=[A-Z])", "_", enum.name).upper() + "_"
             assert enum.values[0].name == f"{prefix}UNSPECIFIED"
             assert all(value.name.startswith(prefix) for value in enum.values)
 
