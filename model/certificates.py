@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 
 from cryptography import x509
 
 from ringfence.model.errors import PeerError
 from ringfence.model.key_files import public_pem
+
+CLOCK_ALLOWANCE = timedelta(minutes=5)
+"""How far two clocks may be apart: certificates of members begin this long before they are made."""
 
 _SPIFFE = re.compile(r"spiffe://([a-z0-9][a-z0-9._-]{0,62})/member/([a-z0-9][a-z0-9._-]{0,62})")
 

@@ -1,4 +1,8 @@
-"""The federation's certificate authority: who may speak to the coordinator, for how long, under which name."""
+"""The federation's certificate authority: who may speak to the coordinator, for how long, under which name.
+
+What signs here is the online intermediate. The root that vouches for it lies offline (`ringfence.server.root_authority`), so
+that whoever takes this machine can be shut out without every member having to join again.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +10,30 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
     EllipticCurvePrivateKey,
     EllipticCurvePublicKey,
+    generate_private_key,
 )
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ringfence.model.atomic_file import write_atomically
-from ringfence.model.certificates import identity_of_certificate, spiffe_id
+from ringfence.model.certificates import CLOCK_ALLOWANCE, spiffe_id
 from ringfence.model.errors import ConfigError, PeerError
-from ringfence.model.joining import JoinRequest
-from ringfence.model.key_files import load_transport_key, make_transport_key
-from ringfence.model.trust_chain import COORDINATOR
+from ringfence.model.key_files import load_transport_key, make_transport_key, private_pem
 from ringfence.server.coordinator_home import CoordinatorHome
-from ringfence.server.members import Member, MemberRegistry, new_member
+from ringfence.server.root_authority import BACKDATE, create_root, key_usage, sign_intermediate
 
-CA_LIFETIME = timedelta(days=3650)
 SERVER_LIFETIME = timedelta(days=90)
 MEMBER_LIFETIME = timedelta(days=7)
-CLOCK_ALLOWANCE = timedelta(
-    minutes=5
-)  # a member whose clock is a little behind can use its certificate at once
+RENEW_AT = 2 / 3
+"""The share of its life after which a certificate is renewed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class CertificateAuthority:
 
     Attributes:
         federation: identifier of the federation: the SPIFFE trust domain.
-        certificate: the authority's own certificate.
+        certificate: the intermediate's own certificate.
         key: its EC P-256 private key.
     """
 
@@ -65,8 +67,9 @@ class CertificateAuthority:
             [_general_name(name) for name in names],
             public_key=public_key,
             usage=ExtendedKeyUsageOID.SERVER_AUTH,
-            now=now,
-            lifetime=SERVER_LIFETIME,
+            # Long before now, so that a member whose clock is behind is told so instead of meeting a failed handshake.
+            begins_at=now - BACKDATE,
+            ends_at=now + SERVER_LIFETIME,
         )
 
     def issue_member_certificate(self, csr: bytes, *, member: str, now: datetime) -> bytes:
@@ -83,23 +86,25 @@ class CertificateAuthority:
         Raises:
             PeerError: the request is not signed by its own key, or the key is not EC P-256. The sender's fault.
         """
-        try:
-            request = x509.load_pem_x509_csr(csr)
-            key = request.public_key()
-        except ValueError as error:
-            raise PeerError(
-                "This is not a certificate signing request.", hint="Ask for the file again."
-            ) from error
-        if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
-            raise PeerError(
-                "The request's key is not EC P-256.", hint="Make it with: ringfence identity create"
-            )
-        if not request.is_signature_valid:
-            # Without this proof of possession, one company could have another's key certified under its name.
-            raise PeerError("The request is not signed by its own key.", hint="Ask for the file again.")
-        name = x509.UniformResourceIdentifier(spiffe_id(self.federation, member))
+        return self.renew_member_certificate(key_of_request(csr), member=member, now=now)
+
+    def renew_member_certificate(
+        self, public_key: EllipticCurvePublicKey, *, member: str, now: datetime
+    ) -> bytes:
+        """Return the chain of a new certificate for a key that its bearer has proven to hold, PEM.
+
+        Args:
+            public_key: EC P-256, of the present certificate.
+            member: the identifier that the coordinator gave.
+            now: the present, UTC.
+        """
         return self._issue(
-            [name], public_key=key, usage=ExtendedKeyUsageOID.CLIENT_AUTH, now=now, lifetime=MEMBER_LIFETIME
+            [x509.UniformResourceIdentifier(spiffe_id(self.federation, member))],
+            public_key=public_key,
+            usage=ExtendedKeyUsageOID.CLIENT_AUTH,
+            # A member whose clock is a little behind can use its certificate at once.
+            begins_at=now - CLOCK_ALLOWANCE,
+            ends_at=now + MEMBER_LIFETIME,
         )
 
     def _issue(
@@ -108,8 +113,8 @@ class CertificateAuthority:
         *,
         public_key: EllipticCurvePublicKey,
         usage: x509.ObjectIdentifier,
-        now: datetime,
-        lifetime: timedelta,
+        begins_at: datetime,
+        ends_at: datetime,
     ) -> bytes:
         issuer = self.certificate
         certificate = (
@@ -118,12 +123,12 @@ class CertificateAuthority:
             .issuer_name(issuer.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(max(now - CLOCK_ALLOWANCE, issuer.not_valid_before_utc))
-            .not_valid_after(min(now + lifetime, issuer.not_valid_after_utc))
+            .not_valid_before(max(begins_at, issuer.not_valid_before_utc))
+            .not_valid_after(min(ends_at, issuer.not_valid_after_utc))
             # Critical, because the subject is empty (RFC 5280, section 4.2.1.6).
             .add_extension(x509.SubjectAlternativeName(names), critical=True)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
@@ -131,51 +136,98 @@ class CertificateAuthority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
             .sign(self.key, hashes.SHA256())
         )
-        return certificate.public_bytes(serialization.Encoding.PEM)
+        # The intermediate travels with every certificate: the other side knows the root alone.
+        pem = serialization.Encoding.PEM
+        return certificate.public_bytes(pem) + issuer.public_bytes(pem)
+
+
+def key_of_request(csr: bytes) -> EllipticCurvePublicKey:
+    """Return the public key of a certificate signing request, after checking that its sender holds the private one.
+
+    Raises:
+        PeerError: the request is not signed by its own key, or the key is not EC P-256. The sender's fault.
+    """
+    try:
+        request = x509.load_pem_x509_csr(csr)
+        key = request.public_key()
+        proven = request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise PeerError(
+            "This is not a certificate signing request.", hint="Join with the installed ringfence."
+        ) from error
+    if not isinstance(key, EllipticCurvePublicKey) or not isinstance(key.curve, SECP256R1):
+        raise PeerError("The request's key is not EC P-256.", hint="Join with the installed ringfence.")
+    if not proven:
+        # Without this proof of possession, one company could have another's key certified under its name.
+        raise PeerError(
+            "The request is not signed by its own key.", hint="Join with the installed ringfence."
+        )
+    return key
 
 
 def create_certificate_authority(
     home: CoordinatorHome, *, federation: str, now: datetime
 ) -> CertificateAuthority:
-    """Make the authority's key and certificate in ``pki/``.
+    """Make the root and a first intermediate in ``pki/``.
 
     Raises:
         ConfigError: there is one already, or the folder cannot be written. The operator's to decide.
     """
-    key = make_transport_key(home.ca_key_file)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Ringfence {federation} CA"[:64])])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_ALLOWANCE)
-        .not_valid_after(now + CA_LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
+    create_root(home, federation=federation, now=now)
+    return renew_certificate_authority(home, federation=federation, root_key=home.root_key_file, now=now)
+
+
+def renew_certificate_authority(
+    home: CoordinatorHome, *, federation: str, root_key: Path, now: datetime
+) -> CertificateAuthority:
+    """Make a new intermediate, signed by the root's key, and let it sign from now on.
+
+    Certificates of the one before stay valid until they run out: each travels with the intermediate that signed it.
+
+    Args:
+        home: the coordinator's folder.
+        federation: identifier of the federation.
+        root_key: file of the root's key, brought back for this from where it is kept.
+        now: the present, UTC.
+
+    Raises:
+        ConfigError: the key is not the root's, or a file cannot be written. The operator's to mend.
+    """
+    key = generate_private_key(SECP256R1())
+    certificate = sign_intermediate(
+        home, root_key=root_key, public_key=key.public_key(), federation=federation, now=now
     )
-    write_atomically(home.ca_file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    try:
+        # One file for both: a key beside another one's certificate could sign nothing that anybody believes.
+        write_atomically(
+            home.intermediate_file, private_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {home.intermediate_file}: {error.strerror}", hint="Check the folder."
+        ) from error
     return CertificateAuthority(federation, certificate, key)
 
 
 def load_certificate_authority(home: CoordinatorHome, *, federation: str) -> CertificateAuthority:
-    """Read the authority from ``pki/``.
+    """Read the intermediate from ``pki/``.
 
     Raises:
-        ConfigError: the key or the certificate is missing or damaged. The operator's to mend.
+        ConfigError: it is missing or damaged. The operator's to mend.
     """
-    key = load_transport_key(home.ca_key_file)
+    key = load_transport_key(home.intermediate_file)
     try:
-        certificate = x509.load_pem_x509_certificate(home.ca_file.read_bytes())
+        certificate = x509.load_pem_x509_certificate(home.intermediate_file.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"Cannot read the CA certificate {home.ca_file}.", hint="Set up first: ringfence-coordinator init"
+            f"Cannot read the certificate in {home.intermediate_file}.",
+            hint="Make a new one with the root's key: ringfence-coordinator ca renew --root-key FILE",
         ) from error
     if certificate.public_key() != key.public_key():
-        raise ConfigError("The CA's key and certificate do not belong together.", hint="Restore both.")
+        raise ConfigError(
+            "The intermediate's key and certificate do not belong together.",
+            hint="Make a new one with the root's key: ringfence-coordinator ca renew --root-key FILE",
+        )
     return CertificateAuthority(federation, certificate, key)
 
 
@@ -193,74 +245,24 @@ def write_server_certificate(
         else make_transport_key(home.server_key_file)
     )
     chain = authority.issue_server_certificate(names, public_key=key.public_key(), now=now)
-    write_atomically(home.server_certificate_file, chain, mode=0o644)
-
-
-def admit_member(
-    request: JoinRequest,
-    *,
-    member: str,
-    authority: CertificateAuthority,
-    registry: MemberRegistry,
-    now: datetime,
-) -> Member:
-    """Certify a company's keys under the coordinator's name for it, and record it as an active member.
-
-    Args:
-        request: what the company sent; its own idea of its name is not used.
-        member: the identifier that the coordinator gives.
-        authority: signs the certificate.
-        registry: records the member.
-        now: the present, UTC.
-
-    Raises:
-        PeerError: the request's keys are not usable. The company's fault.
-        ConfigError: the name or a key is taken. The operator's to mend.
-    """
-    if member == COORDINATOR:
-        # Metadata names keys for people: a member of this name could be taken for the coordinator.
-        raise ConfigError(f"A member cannot be called {member}.", hint="Choose another --as name.")
-    for name, pem in (("approval", request.approval_public_key), ("identity", request.identity_public_key)):
-        _check_signing_key(pem, name=name)
-    chain = authority.issue_member_certificate(request.csr.encode(), member=member, now=now)
-    identity = identity_of_certificate(chain)
-    record = new_member(
-        member,
-        spiffe_id=identity.spiffe_id,
-        certificate_public_key=identity.public_key,
-        approval_public_key=request.approval_public_key,
-        identity_public_key=request.identity_public_key,
-        certificate=chain.decode("ascii"),
-        size_class=request.size_class,
-        now=now,
-    )
-    registry.admit(record)
-    return record
-
-
-def _check_signing_key(pem: str, *, name: str) -> None:
     try:
-        key = serialization.load_pem_public_key(pem.encode())
-    except ValueError as error:
-        raise PeerError(
-            f"The request's {name} key is not a public key.", hint="Ask for the file again."
+        write_atomically(home.server_certificate_file, chain, mode=0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {home.server_certificate_file}: {error.strerror}", hint="Check the folder."
         ) from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise PeerError(f"The {name} key is not Ed25519.", hint="Make it with: ringfence identity create")
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-    )
+def server_certificate_is_due(home: CoordinatorHome, *, names: Sequence[str], now: datetime) -> bool:
+    """Return whether the listeners' certificate should be made anew: two thirds of its life are over, or names changed."""
+    try:
+        present = x509.load_pem_x509_certificate(home.server_certificate_file.read_bytes())
+        named = present.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return True
+    ends_at, begins_at = present.not_valid_after_utc, present.not_valid_before_utc
+    wanted = [_general_name(name) for name in names]
+    return now >= begins_at + (ends_at - begins_at) * RENEW_AT or list(named) != wanted
 
 
 def _general_name(name: str) -> x509.GeneralName:

@@ -10,6 +10,7 @@ import typer
 
 from ringfence.model.console import JsonOption, emit, new_application, run_application
 from ringfence.server import (
+    ca_commands,
     candidate_command,
     control_plane_commands,
     member_commands,
@@ -25,7 +26,7 @@ application = new_application(
     "ringfence-coordinator", "Coordinate a federation: admit members, launch training runs, publish releases."
 )
 release_commands.application.command()(candidate_command.candidate)
-for _group in (member_commands, trust_commands, plan_commands, run_commands, release_commands):
+for _group in (member_commands, ca_commands, trust_commands, plan_commands, run_commands, release_commands):
     application.add_typer(_group.application)
 application.command()(serve_commands.serve)
 application.command()(serve_commands.serve_fleet)
@@ -74,8 +75,15 @@ def init(
         ) from error
     initialise_coordinator(located, settings=settings, now=datetime.now(UTC))
     emit(
-        f"{located.root} is set up for {federation}. Next: ringfence-coordinator member admit REQUEST",
-        data={"home": str(located.root), "federation": federation},
+        f"{located.root} is set up for {federation}.\n"
+        f"The key of the root of all certificates is {located.root_key_file}. Move it to a medium that is kept offline, and\n"
+        "copy it to a second one: it is needed once a year (ringfence-coordinator ca renew), and to recover from a break-in.\n"
+        "Next: ringfence-coordinator serve, and: ringfence-coordinator member invite NAME",
+        data={
+            "home": str(located.root),
+            "federation": federation,
+            "root_key_file": str(located.root_key_file),
+        },
         as_json=as_json,
     )
 

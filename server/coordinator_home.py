@@ -65,14 +65,19 @@ class CoordinatorHome:
         return self.root / "pki"
 
     @property
-    def ca_key_file(self) -> Path:
-        """Private key that signs certificates."""
-        return self.pki / "ca.key"
+    def root_key_file(self) -> Path:
+        """Private key of the root of all certificates, from ``init`` until somebody moves it offline."""
+        return self.pki / "root.key"
 
     @property
     def ca_file(self) -> Path:
-        """The CA's certificate, PEM."""
+        """The root's certificate, PEM: what members pin."""
         return self.pki / "ca.pem"
+
+    @property
+    def intermediate_file(self) -> Path:
+        """Private key and certificate of the online intermediate, which signs certificates; PEM, mode 0600."""
+        return self.pki / "intermediate.pem"
 
     @property
     def server_key_file(self) -> Path:

@@ -37,7 +37,8 @@ def admit(
 ) -> None:
     """Certify a company's keys for seven days, under the name that is decided here."""
     from ringfence.model.joining import load_join_request
-    from ringfence.server.certificate_authority import admit_member, load_certificate_authority
+    from ringfence.server.admission import admit_member
+    from ringfence.server.certificate_authority import load_certificate_authority
     from ringfence.server.coordinator_settings import load_coordinator_settings
     from ringfence.server.members import MemberRegistry
 

@@ -34,11 +34,8 @@ from ringfence.model.key_files import load_transport_key
 from ringfence.model.wire import release_service_pb2 as wire
 from ringfence.model.wire.release_service_pb2_grpc import ReleaseServiceStub
 from ringfence.model.wire_errors import from_call
-from ringfence.server.certificate_authority import (
-    admit_member,
-    create_certificate_authority,
-    load_certificate_authority,
-)
+from ringfence.server.admission import admit_member
+from ringfence.server.certificate_authority import create_certificate_authority, load_certificate_authority
 from ringfence.server.coordinator_home import CoordinatorHome
 
 
@@ -406,4 +403,4 @@ def _issued_for_the_past(federation: TrustFederation) -> bytes:
         .add_extension(x509.SubjectAlternativeName([name]), critical=True)
         .sign(authority.key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
-    )
+    ) + authority.certificate.public_bytes(serialization.Encoding.PEM)

@@ -25,7 +25,8 @@ from ringfence.client.policy_text import ensure_policy
 from ringfence.model.errors import RingfenceError
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
-from ringfence.server.certificate_authority import admit_member, load_certificate_authority
+from ringfence.server.admission import admit_member
+from ringfence.server.certificate_authority import load_certificate_authority
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
 from ringfence.server.fleet_service import ensure_secrets, read_private_address

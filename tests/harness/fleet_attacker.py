@@ -124,7 +124,10 @@ def issue_credentials(
     )
     folder.mkdir(parents=True, exist_ok=True)
     made = Credentials(folder / f"{name}.pem", folder / f"{name}.key")
-    made.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    chain = (certificate, issuer)
+    made.certificate_file.write_bytes(
+        b"".join(each.public_bytes(serialization.Encoding.PEM) for each in chain)
+    )
     made.key_file.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,

@@ -22,7 +22,8 @@ from ringfence.client.releases import ReleaseStore
 from ringfence.model.channels import open_channel
 from ringfence.model.drafts import Draft
 from ringfence.model.key_files import load_signing_key
-from ringfence.server.certificate_authority import admit_member, load_certificate_authority
+from ringfence.server.admission import admit_member
+from ringfence.server.certificate_authority import load_certificate_authority
 from ringfence.server.control_plane import serve_releases
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
