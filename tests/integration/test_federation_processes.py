@@ -100,8 +100,6 @@ def check_listeners(running: Running) -> None:
     assert private.startswith("127.0.0.1:")
 
 
-# By itself, not beside other files' processes on the same two cores: there it did not go on in time, twice, unexplained.
-@pytest.mark.slow
 def test_members_listen_nowhere_and_one_that_is_killed_in_a_run_is_left_out_and_may_come_back(
     running: Running,
 ) -> None:

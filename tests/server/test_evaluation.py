@@ -163,6 +163,21 @@ def test_one_odd_member_costs_its_own_part_only(run: Run, odd: Behaviour) -> Non
     assert (record.members, record.histogram) == (2, tuple(2 * COUNTS))
 
 
+@pytest.mark.parametrize("said", [Refusal(RefusalCode.BUDGET), None, TRAINED])
+def test_what_comes_back_late_from_the_last_round_settles_nothing(
+    run: Run, said: Refusal | TrainUpdate | None
+) -> None:
+    heard = iter(["lost on its way"])
+
+    def when_asked_again(request: EvaluateRequest) -> Said | str:
+        return "silent" if next(heard, None) else honest(request)
+
+    channel = Channel({**dict.fromkeys(ROSTER, honest), 2: when_asked_again}, due=[Arrival(2, said, round=2)])
+    record = evaluate(run, channel)
+    assert record is not None
+    assert record.members == 3
+
+
 def test_a_count_beyond_a_members_size_is_cut(run: Run) -> None:
     liar = np.zeros(CELLS, dtype=np.int64)
     liar[0], liar[1] = 2**40, -(2**40)
