@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ringfence.client.member_home import MemberHome
-from ringfence.model.console import new_application
+from ringfence.model.console import JsonOption, emit, new_application
 
 application = new_application("agent", "Take part in the federation's training runs.")
 
@@ -25,12 +25,13 @@ def _agent() -> None:
     """Take part in the federation's training runs."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence agent run --poll 1")
 def run(
     home: HomeOption = None,
     poll: Annotated[
         float, typer.Option("--poll", min=0.05, max=60, help="Seconds between questions for work.")
     ] = 0.25,
+    as_json: JsonOption = False,
 ) -> None:
     """Answer training rounds until stopped. Opens no port; needs outbound access to the coordinator only."""
     from ringfence.client.agent import run_agent
@@ -41,4 +42,10 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run_agent(MemberHome.locate(home), stop=stop, poll_s=poll)
+    located = MemberHome.locate(home)
+    run_agent(located, stop=stop, poll_s=poll)
+    emit(
+        "The agent has stopped; what was charged is kept.\nNext: ringfence agent run",
+        data={"home": str(located.root)},
+        as_json=as_json,
+    )

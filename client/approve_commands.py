@@ -32,7 +32,7 @@ def _approve() -> None:
     """Countersign releases, and who may approve them."""
 
 
-@application.command("list")
+@application.command("list", epilog="Example: ringfence approve list --json")
 def list_drafts(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the drafts that await signatures."""
     from ringfence.client.approvals import ApprovalClient
@@ -46,7 +46,7 @@ def list_drafts(home: HomeOption = None, as_json: JsonOption = False) -> None:
     emit("\n".join(lines), data={"drafts": [_summary_data(draft) for draft in drafts]}, as_json=as_json)
 
 
-@application.command()
+@application.command(epilog="Example: ringfence approve show release-0.2.0")
 def show(draft: DraftArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show what signing a draft would mean, read from the very bytes that would be signed."""
     from ringfence.client.approvals import review
@@ -60,7 +60,7 @@ def show(draft: DraftArgument, home: HomeOption = None, as_json: JsonOption = Fa
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence approve sign release-0.2.0 --yes")
 def sign(
     draft: DraftArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Sign without asking.")] = False,

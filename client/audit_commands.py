@@ -22,7 +22,7 @@ HomeOption = Annotated[
 _SHOWN = 20
 
 
-@application.command("list")
+@application.command("list", epilog="Example: ringfence audit list --last 50")
 def list_entries(
     last: Annotated[
         int, typer.Option("--last", min=1, help="How many of the newest entries to show.")
@@ -42,7 +42,7 @@ def list_entries(
     note("Next: ringfence audit verify, to make sure that nothing was cut off or changed.")
 
 
-@application.command()
+@application.command(epilog="Example: ringfence audit verify --json")
 def verify(
     head: Annotated[
         Path | None, typer.Option("--head", help="The log's second file, where it lies in another place.")

@@ -30,7 +30,7 @@ def _budget() -> None:
     """The privacy budget of the member's data, for life."""
 
 
-@application.command("open")
+@application.command("open", epilog="Example: ringfence budget open --json")
 def open_budget(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Open the budget of this data, once for its life, on the terms of the member's policy."""
     from ringfence.client.budget_report import opened_text
@@ -70,7 +70,7 @@ def open_budget(home: HomeOption = None, as_json: JsonOption = False) -> None:
         )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence budget show --image budget.svg")
 def show(
     image: Annotated[Path | None, typer.Option("--image", help="Also draw it into this SVG file.")] = None,
     home: HomeOption = None,
@@ -98,7 +98,7 @@ def show(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence budget ledger --last 20")
 def ledger(
     last: Annotated[
         int | None, typer.Option("--last", min=1, help="Only this many of the newest entries.")
@@ -129,7 +129,7 @@ def ledger(
         note(f"  fix: {doubt.hint}")
 
 
-@application.command()
+@application.command(epilog="Example: ringfence budget verify --json")
 def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Check the chain, its second place and every kept payload. Exit code 1 if anything is wrong."""
     from ringfence.client.ledger_reading import open_ledger_reader

@@ -17,7 +17,7 @@ from ringfence.client import (
     policy_commands,
     score_command,
 )
-from ringfence.model.console import new_application, run_application
+from ringfence.model.console import example_of, new_application, run_application
 
 application = new_application(
     "ringfence", "Train a shared detector without sharing a conversation; score with it."
@@ -34,11 +34,14 @@ for _group in (
     evidence_commands,
 ):
     application.add_typer(_group.application)
-application.command()(score_command.score)
+application.command(epilog="Example: ringfence score --top 20 --explain conversations.jsonl")(
+    score_command.score
+)
 
 # Commands of packages that need both sides, and so are not the client's own.
 for _entry in entry_points(group="ringfence.commands"):
-    application.command(_entry.name)(_entry.load())
+    _command = _entry.load()
+    application.command(_entry.name, epilog=example_of(_command))(_command)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def _data() -> None:
     """Look at the member's own conversations; forget people."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence data check --contribution-bound 2")
 def check(
     files: Annotated[
         list[Path] | None, typer.Argument(help="Files to check; those of member.toml by default.")
@@ -76,7 +76,7 @@ def check(
     note("Next: ringfence agent run, to take part in training; these counts stay here.")
 
 
-@application.command()
+@application.command(epilog="Example: ringfence data forget user-123")
 def forget(
     person: Annotated[
         str, typer.Argument(help="The participant's id in the data; - reads it from standard input.")
@@ -109,7 +109,7 @@ def forget(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence data expire --json")
 def expire(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Remove what is older than the policy's retention times. A running agent does the same every day."""
     from ringfence.client.policy import load_policy

@@ -35,7 +35,7 @@ def _evidence() -> None:
     """What a release promises, and whether the numbers are right."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence evidence show ringfence-detector-0.1.0")
 def show(
     release: ReleaseArgument = None,
     out: Annotated[
@@ -65,7 +65,7 @@ def show(
     emit(f"The page lies in {out}.\n{following}", data=data, as_json=as_json)
 
 
-@application.command()
+@application.command(epilog="Example: ringfence evidence verify ringfence-detector-0.1.0")
 def verify(
     release: ReleaseArgument = None,
     receipts: Annotated[

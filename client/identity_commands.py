@@ -23,7 +23,7 @@ def _identity() -> None:
     """Make this company's keys, and join a federation."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence identity create acme")
 def create(
     member: Annotated[str, typer.Argument(help="The identifier that the company would like, such as acme.")],
     out: Annotated[
@@ -50,7 +50,7 @@ def create(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence identity accept acme.welcome.json")
 def accept(
     welcome: Annotated[Path, typer.Argument(help="The coordinator's answer.")],
     home: HomeOption = None,
@@ -71,7 +71,7 @@ def accept(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence identity show --json")
 def show(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show who this member is, and until when its certificate holds."""
     from ringfence.client.identity import read_identity

@@ -28,7 +28,7 @@ def _model() -> None:
     """Pull releases of the detector, verify them, take one into use."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence model pull --use")
 def pull(
     channel: Annotated[
         str, typer.Option("--channel", help="stable: countersigned by members; candidate: for evaluation.")
@@ -63,7 +63,7 @@ def pull(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence model verify 0.1.0")
 def verify(
     version: Annotated[str | None, typer.Argument(help="A version; the one in use by default.")] = None,
     home: HomeOption = None,
@@ -81,7 +81,7 @@ def verify(
     )
 
 
-@application.command("list")
+@application.command("list", epilog="Example: ringfence model list --json")
 def list_releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the releases that are installed here or that the stored, signed metadata names."""
     releases = _store(home).list()
@@ -93,7 +93,7 @@ def list_releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence model use 0.1.0")
 def use(
     version: Annotated[str, typer.Argument(help="An installed version.")],
     allow_candidate: Annotated[
@@ -111,7 +111,7 @@ def use(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence model show 0.1.0")
 def show(
     version: Annotated[str | None, typer.Argument(help="A version; the one in use by default.")] = None,
     home: HomeOption = None,

@@ -28,7 +28,7 @@ DigestArgument = Annotated[str, typer.Argument(help="Digest of the plan, or its 
 YesOption = Annotated[bool, typer.Option("--yes", help="Decide without asking.")]
 
 
-@application.command()
+@application.command(epilog="Example: ringfence policy init --federation my-federation")
 def init(
     federation: Annotated[
         str | None, typer.Option("--federation", help="Who may launch; the one that was joined by default.")
@@ -60,7 +60,7 @@ def init(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence policy show --json")
 def show(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show the policy that holds now, in short."""
     from ringfence.client.policy import load_policy
@@ -76,7 +76,7 @@ def show(home: HomeOption = None, as_json: JsonOption = False) -> None:
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence policy check plan.toml --epsilon 2")
 def check(
     plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.")],
     epsilon: Annotated[
@@ -114,13 +114,13 @@ def check(
     fit = "1 such run fits" if left == 1 else f"{left} such runs fit"
     emit(
         f"The plan is within the policy; when it comes, {decides}.\n"
-        f"After what other plans were charged, {fit} into the lifetime budget.",
+        f"After what other plans were charged, {fit} into the lifetime budget.\nNext: ringfence agent run",
         data={**report.as_data(), "runs_left": left, "permitted": True, "approval": policy.launch.approval},
         as_json=as_json,
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence policy pending --all")
 def pending(
     everything: Annotated[bool, typer.Option("--all", help="Also the plans that were decided.")] = False,
     home: HomeOption = None,
@@ -141,7 +141,7 @@ def pending(
     emit("\n".join(lines), data={"plans": [_record_data(record) for record in records]}, as_json=as_json)
 
 
-@application.command()
+@application.command(epilog="Example: ringfence policy approve 3f9c1a2b")
 def approve(
     digest: DigestArgument, yes: YesOption = False, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:
@@ -149,7 +149,7 @@ def approve(
     _decide(digest, decision="approved", yes=yes, home=home, as_json=as_json)
 
 
-@application.command()
+@application.command(epilog="Example: ringfence policy decline 3f9c1a2b --yes")
 def decline(
     digest: DigestArgument, yes: YesOption = False, home: HomeOption = None, as_json: JsonOption = False
 ) -> None:

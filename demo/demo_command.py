@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.model.console import JsonOption, emit, note
+from ringfence.model.console import JsonOption, emit, note, with_example
 
 if TYPE_CHECKING:
     from ringfence.demo.demonstration import Outcome
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_FOLDER = Path(".ringfence-demo")
 
 
+@with_example("ringfence demo --members 5 --rounds 20")
 def demo(
     files: Annotated[
         list[Path] | None, typer.Argument(metavar="[FILE]...", help="More files of --corpus, one a company.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.model.console import JsonOption, emit, note
+from ringfence.model.console import JsonOption, emit, note, with_example
 
 if TYPE_CHECKING:
     from ringfence.demo.simulation import SimulationResult
@@ -24,6 +24,7 @@ class EngineName(StrEnum):
     RAY = "ray"
 
 
+@with_example("ringfence simulate --members 100")
 def simulate(
     members: Annotated[int, typer.Option(min=1, max=700, help="Companies that take part.")] = 10,
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Aggregations.")] = 5,

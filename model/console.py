@@ -2,18 +2,25 @@
 
 Data goes to standard output, diagnostics to standard error. ``--json`` prints one envelope,
 ``{"schema_version", "status", "data"}`` or ``{"schema_version", "status", "error_code", "message", "hint"}``. Exit codes: 0 done, 1 failed, 2 connection or
-identity, 3 timeout, 4 bad input, 5 a defect of ours. Commands end by naming the next one.
+identity, 3 timeout, 4 bad input, 5 a defect of ours. Commands end by naming the next one, and their help ends with an example
+(the ``epilog`` of the command); `tests/test_command_lines.py` holds all of it for every command.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar
 
+import click
 import typer
+from click.exceptions import NoArgsIsHelpError
+from typer.core import TyperCommand, TyperGroup
+from typer.models import ArgumentInfo
+from typer.utils import get_params_from_function
 
 from ringfence.model.errors import RingfenceError
 
@@ -22,6 +29,54 @@ EXIT_DEFECT = 5
 EXIT_BAD_INPUT = 4
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+_EXAMPLE = "__ringfence_example__"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Formatter(click.HelpFormatter):
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        # Typer escapes brackets for a markup that is switched off here.
+        super().write_dl([(name, text.replace("\\[", "[")) for name, text in rows], col_max, col_spacing)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
+class _Command(TyperCommand):
+    """A command whose help is whole: Typer 0.20, the newest that Flower allows, breaks it under click 8.4 and later."""
+
+    context_class = _Context
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - handed through
+        super().__init__(*arguments, **options)
+        if self.callback is None:
+            return
+        declared = get_params_from_function(inspect.unwrap(self.callback))
+        for parameter in self.params:
+            if isinstance(parameter, click.Argument) and parameter.name in declared:
+                information = declared[parameter.name].default
+                if isinstance(information, ArgumentInfo):
+                    parameter.help = information.help
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write nothing: Typer writes the arguments together with the options."""
+
+
+class _Group(TyperGroup):
+    context_class = _Context
+
+
+class _Application(typer.Typer):
+    def command(
+        self,
+        name: str | None = None,
+        *,
+        cls: type[TyperCommand] | None = None,
+        **options: Any,  # noqa: ANN401 - handed through
+    ) -> Callable[[_Function], _Function]:
+        return super().command(name, cls=cls or _Command, **options)
 
 
 def emit(text: str, *, data: Mapping[str, object], as_json: bool) -> None:
@@ -37,10 +92,26 @@ def note(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def with_example(text: str) -> Callable[[_Function], _Function]:
+    """Give a command that is found by name the example that its help ends with; others name it as their ``epilog``."""
+
+    def give(command: _Function) -> _Function:
+        setattr(command, _EXAMPLE, f"Example: {text}")
+        return command
+
+    return give
+
+
+def example_of(command: Callable[..., object]) -> str | None:
+    """Return what `with_example` gave to a command."""
+    return getattr(command, _EXAMPLE, None)
+
+
 def new_application(name: str, summary: str) -> typer.Typer:
     """Return a Typer application with the house's settings."""
-    return typer.Typer(
+    return _Application(
         name=name,
+        cls=_Group,
         help=summary,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -70,6 +141,9 @@ def run_application(application: typer.Typer, arguments: list[str] | None = None
     except (KeyboardInterrupt, typer.Abort):
         note("Stopped.")
         return 130
+    except NoArgsIsHelpError as error:
+        note(error.message)  # the help itself
+        return EXIT_BAD_INPUT
     except typer.BadParameter as error:
         _print_error("bad_usage", error.format_message(), "See --help.", as_json=as_json)
         return EXIT_BAD_INPUT
@@ -91,6 +165,15 @@ def run_application(application: typer.Typer, arguments: list[str] | None = None
         if _is_usage_error(error):
             _print_error("bad_usage", _usage_message(error), "See --help.", as_json=as_json)
             return EXIT_BAD_INPUT
+        if isinstance(error, OSError) and error.filename is not None:
+            # A folder that is missing, closed or full is the operator's to mend, wherever it was met.
+            _print_error(
+                "no_access",
+                f"{error.strerror}: {error.filename}",
+                "Check --home, the rights of this user and the space on the disk.",
+                as_json=as_json,
+            )
+            return 1
         _print_error(
             "defect",
             f"A defect of Ringfence: {type(error).__name__}.",

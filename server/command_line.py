@@ -25,15 +25,21 @@ from ringfence.server.coordinator_home import CoordinatorHome
 application = new_application(
     "ringfence-coordinator", "Coordinate a federation: admit members, launch training runs, publish releases."
 )
-release_commands.application.command()(candidate_command.candidate)
+release_commands.application.command(
+    epilog="Example: ringfence-coordinator release candidate grooming-risk-1 --version 0.2.0"
+)(candidate_command.candidate)
 for _group in (member_commands, ca_commands, trust_commands, plan_commands, run_commands, release_commands):
     application.add_typer(_group.application)
-application.command()(serve_commands.serve)
-application.command()(serve_commands.serve_fleet)
-application.command()(control_plane_commands.serve_releases)
+application.command(epilog="Example: ringfence-coordinator serve --home /srv/ringfence")(serve_commands.serve)
+application.command(epilog="Example: ringfence-coordinator serve-fleet --home /srv/ringfence")(
+    serve_commands.serve_fleet
+)
+application.command(epilog="Example: ringfence-coordinator serve-releases --home /srv/ringfence")(
+    control_plane_commands.serve_releases
+)
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator init my-federation --server-name fl.example.org")
 def init(
     federation: Annotated[str, typer.Argument(help="Identifier of the federation; never changes.")],
     home: serve_commands.HomeOption = None,

@@ -6,15 +6,17 @@ import asyncio
 import logging
 import signal
 
-from ringfence.model.console import note
+from ringfence.model.console import JsonOption, note
 from ringfence.server.coordinator_home import CoordinatorHome
-from ringfence.server.serve_commands import HomeOption
+from ringfence.server.serve_commands import HomeOption, emit_stopped
 
 
-def serve_releases(home: HomeOption = None) -> None:
+def serve_releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Serve releases and approvals to members. Part of serve; runs until stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    asyncio.run(_serve_until_stopped(CoordinatorHome.locate(home)))
+    located = CoordinatorHome.locate(home)
+    asyncio.run(_serve_until_stopped(located))
+    emit_stopped(located, command="serve-releases", as_json=as_json)
 
 
 async def _serve_until_stopped(home: CoordinatorHome) -> None:

@@ -25,7 +25,7 @@ def _member() -> None:
     """Admit companies, welcome them, suspend them."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator member admit acme.request.json --as acme")
 def admit(
     request: Annotated[Path, typer.Argument(help="What the company sent: MEMBER.request.json.")],
     name: Annotated[
@@ -60,7 +60,7 @@ def admit(
     )
 
 
-@application.command("list")
+@application.command("list", epilog="Example: ringfence-coordinator member list --json")
 def list_members(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the members."""
     from ringfence.server.members import MemberRegistry
@@ -74,7 +74,7 @@ def list_members(home: HomeOption = None, as_json: JsonOption = False) -> None:
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator member show acme")
 def show(member: MemberArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one member."""
     from ringfence.server.members import MemberRegistry
@@ -87,7 +87,7 @@ def show(member: MemberArgument, home: HomeOption = None, as_json: JsonOption = 
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator member welcome acme --out acme.welcome.json")
 def welcome(
     member: MemberArgument,
     out: Annotated[
@@ -117,7 +117,7 @@ def welcome(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator member suspend acme")
 def suspend(member: MemberArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Refuse a member everywhere from the next call on."""
     from ringfence.server.members import MemberRegistry
@@ -131,7 +131,7 @@ def suspend(member: MemberArgument, home: HomeOption = None, as_json: JsonOption
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator member resume acme")
 def resume(member: MemberArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Serve a suspended member again."""
     from ringfence.server.members import MemberRegistry

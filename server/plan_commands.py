@@ -36,7 +36,7 @@ DeltaOption = Annotated[float, typer.Option("--delta", help="One constant of the
 _LIFETIME_EPSILON = 8.0
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator plan check plan.toml --epsilon 2")
 def check(
     plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.")],
     epsilon: Annotated[
@@ -62,7 +62,7 @@ def check(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator plan solve --epsilon 2 --rounds 30")
 def solve(
     epsilon: EpsilonOption = None,
     rounds: Annotated[
@@ -100,7 +100,7 @@ def solve(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator plan new plan.toml --epsilon 2 --rounds 30")
 def new(
     file: Annotated[Path, typer.Argument(help="Where to write the plan, a TOML file.")],
     name: Annotated[str, typer.Option("--name", help="Short name of the run, for people.")] = "grooming-risk",

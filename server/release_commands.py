@@ -22,7 +22,7 @@ def _release() -> None:
     """Publish releases that members countersigned."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator release draft 0.2.0 --candidate 0.2.0-rc.1")
 def draft(
     version: Annotated[str, typer.Argument(help="The version to publish, such as 0.2.0.")],
     folder: Annotated[Path | None, typer.Option("--folder", help="Folder of the release.")] = None,
@@ -54,7 +54,9 @@ def draft(
     )
 
 
-@application.command()
+@application.command(
+    epilog="Example: ringfence-coordinator release publish release-0.2.0.1a2b3c4d.signature.json"
+)
 def publish(
     signatures: Annotated[
         list[Path] | None,
@@ -74,7 +76,9 @@ def publish(
     )
 
 
-@application.command()
+@application.command(
+    epilog='Example: ringfence-coordinator release yank 0.2.0 --reason "calibration was wrong"'
+)
 def yank(
     version: Annotated[str, typer.Argument(help="The stable release to withdraw.")],
     reason: Annotated[str, typer.Option("--reason", help="Why, in one line; every member reads it.")],
@@ -93,7 +97,7 @@ def yank(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator release status --json")
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show the open draft, and whose signatures it awaits."""
     trust, _ = open_trust(home)
@@ -115,7 +119,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     )
 
 
-@application.command("list")
+@application.command("list", epilog="Example: ringfence-coordinator release list --json")
 def list_releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List what is published."""
     from ringfence.model.versions import CHANNELS

@@ -26,7 +26,7 @@ RunArgument = Annotated[str, typer.Argument(help="Name of the run.")]
 _POLL_S = 0.2
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator run start plan.toml --wait")
 def start(
     plan: Annotated[Path, typer.Argument(help="The plan, a TOML file.")],
     home: HomeOption = None,
@@ -52,7 +52,7 @@ def start(
     _show_end(run, as_json=as_json, waited=wait)
 
 
-@application.command("list")
+@application.command("list", epilog="Example: ringfence-coordinator run list --json")
 def list_runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List every run."""
     from ringfence.server.run_store import RunStore
@@ -60,13 +60,13 @@ def list_runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
     rows = [_summary(run) for run in RunStore(_home(home).runs).all()]
     lines = [f"{row['run']:<32} {row['status']:<10} round {row['round']} of {row['rounds']}" for row in rows]
     emit(
-        "\n".join(lines) or "No runs yet. Next: ringfence-coordinator run start PLAN",
+        "\n".join([*lines, _next_of_list(rows)]),
         data={"runs": rows},
         as_json=as_json,
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator run show grooming-risk-1")
 def show(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show where one run stands and what happened in it."""
     from ringfence.server.run_store import RunStore, events_as_json
@@ -76,10 +76,11 @@ def show(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False)
     events = found.events()
     lines = [f"{key:<8} {value}" for key, value in summary.items() if value != ""]
     lines += ["", *(_line(event, summary["rounds"]) for event in events)]
+    lines += [f"Next: ringfence-coordinator {_following(summary)}"]
     emit("\n".join(lines), data={**summary, "events": events_as_json(events)}, as_json=as_json)
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator run watch grooming-risk-1 --timeout 3600")
 def watch(
     run: RunArgument,
     home: HomeOption = None,
@@ -94,7 +95,7 @@ def watch(
     _show_end(found, as_json=as_json, waited=True)
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator run stop grooming-risk-1")
 def stop(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Stop a run; what it reached stays, and it can be resumed."""
     from ringfence.server.run_store import RunStore
@@ -103,13 +104,13 @@ def stop(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False)
     found = RunStore(launcher.home.runs).open(run)
     launcher.stop(found)
     emit(
-        f"The run {run} is stopped. To go on: ringfence-coordinator run resume {run}",
+        f"The run {run} is stopped.\nNext, to go on: ringfence-coordinator run resume {run}",
         data=_summary(found),
         as_json=as_json,
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator run resume grooming-risk-1")
 def resume(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Go on with a run that stopped or failed, from the last model on disk."""
     from ringfence.server.run_store import RunStore
@@ -118,7 +119,7 @@ def resume(run: RunArgument, home: HomeOption = None, as_json: JsonOption = Fals
     found = RunStore(launcher.home.runs).open(run)
     launcher.start(found)
     emit(
-        f"The run {run} goes on from round {_summary(found)['round']}. Next: ringfence-coordinator run watch {run}",
+        f"The run {run} goes on from round {_summary(found)['round']}.\nNext: ringfence-coordinator run watch {run}",
         data=_summary(found),
         as_json=as_json,
     )
@@ -190,9 +191,21 @@ def _show_end(run: Run, *, as_json: bool, waited: bool) -> None:
             f"The run {run.name} {summary['status']}: {summary['reason']}",
             hint=f"Mend it, then: ringfence-coordinator run resume {run.name}",
         )
-    following = (
-        f"ringfence-coordinator release candidate {run.name} --version 0.1.0"
-        if summary["status"] == "completed"
-        else f"ringfence-coordinator run watch {run.name}"
+    emit(
+        f"The run {run.name} is {summary['status']}.\nNext: ringfence-coordinator {_following(summary)}",
+        data=summary,
+        as_json=as_json,
     )
-    emit(f"The run {run.name} is {summary['status']}. Next: {following}", data=summary, as_json=as_json)
+
+
+def _following(summary: dict[str, str | int]) -> str:
+    """Return what to do next about a run."""
+    if summary["status"] == "completed":
+        return f"release candidate {summary['run']} --version 0.1.0"
+    return f"run {'resume' if summary['status'] in ('failed', 'stopped') else 'watch'} {summary['run']}"
+
+
+def _next_of_list(rows: list[dict[str, str | int]]) -> str:
+    if not rows:
+        return "No runs yet.\nNext: ringfence-coordinator run start PLAN"
+    return f"Next: ringfence-coordinator run show {rows[-1]['run']}"

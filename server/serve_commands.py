@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ringfence.model.console import note
+from ringfence.model.console import JsonOption, emit, note
 from ringfence.server.coordinator_home import CoordinatorHome
 
 HomeOption = Annotated[
@@ -19,7 +19,7 @@ HomeOption = Annotated[
 ]
 
 
-def serve(home: HomeOption = None) -> None:
+def serve(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Serve the federation: fleet gateway, release service, run starter. Runs until stopped."""
     from ringfence.server.coordinator_settings import load_coordinator_settings
     from ringfence.server.supervisor import supervise
@@ -34,9 +34,10 @@ def serve(home: HomeOption = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     supervise(located, stop=stop)
+    emit_stopped(located, command="serve", as_json=as_json)
 
 
-def serve_fleet(home: HomeOption = None) -> None:
+def serve_fleet(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Serve the fleet gateway and Flower's SuperLink behind it. Part of serve."""
     from ringfence.model.settings_file import split_address
     from ringfence.server.coordinator_settings import load_coordinator_settings
@@ -59,6 +60,16 @@ def serve_fleet(home: HomeOption = None) -> None:
             private=("127.0.0.1", settings.private_port),
             member_of=member_of,
         )
+    )
+    emit_stopped(located, command="serve-fleet", as_json=as_json)
+
+
+def emit_stopped(home: CoordinatorHome, *, command: str, as_json: bool) -> None:
+    """Print how a service that was told to stop is started again."""
+    emit(
+        f"Stopped; runs that were under way go on when it serves again.\nNext: ringfence-coordinator {command}",
+        data={"home": str(home.root)},
+        as_json=as_json,
     )
 
 

@@ -27,6 +27,7 @@ _TICK_S = 0.5
 _STOP_S = 10.0
 _MAX_WAIT_S = 30.0
 _BAD_INPUT = 4
+_STANDARD_ERROR = 2
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
@@ -69,6 +70,7 @@ class Child:
                 self.process = subprocess.Popen(
                     command,
                     env=dict(environment),
+                    stdout=_STANDARD_ERROR,  # standard output is the supervisor's own result
                     start_new_session=True,
                     preexec_fn=_end_with_parent,
                 )

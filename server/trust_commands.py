@@ -26,7 +26,7 @@ def _trust() -> None:
     """Decide with the members who may approve releases."""
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator trust draft --threshold 2")
 def draft(
     threshold: Annotated[
         int | None,
@@ -52,7 +52,7 @@ def draft(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator trust publish trust-2.1a2b3c4d.signature.json")
 def publish(
     signatures: Annotated[
         list[Path] | None,
@@ -73,7 +73,7 @@ def publish(
     )
 
 
-@application.command()
+@application.command(epilog="Example: ringfence-coordinator trust status --json")
 def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show every role: version, threshold, keys, expiry."""
     trust, _ = open_trust(home)

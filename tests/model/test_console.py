@@ -24,6 +24,10 @@ def fail(kind: str, as_json: JsonOption = False) -> None:
         raise vars(errors)[kind]("What happened.", hint="What to do.")
     if kind == "defect":
         raise ZeroDivisionError("planted-words")
+    if kind == "folder":
+        raise FileNotFoundError(2, "No such file or directory", "/no/such/folder")
+    if kind == "reset":
+        raise ConnectionResetError("planted-words")
     if kind == "interrupt":
         raise KeyboardInterrupt
     if kind == "abort":
@@ -51,7 +55,9 @@ EXIT_CODES = {
     "ConnectionFailedError": (2, "no_connection"),
     "DeadlineError": (3, "deadline"),
     "ReleaseError": (1, "bad_release"),
+    "folder": (1, "no_access"),
     "defect": (5, "defect"),
+    "reset": (5, "defect"),
 }
 
 
