@@ -3,7 +3,7 @@
 Data goes to standard output, diagnostics to standard error. ``--json`` prints one envelope,
 ``{"schema_version", "status", "data"}`` or ``{"schema_version", "status", "error_code", "message", "hint"}``. Exit codes: 0 done, 1 failed, 2 connection or
 identity, 3 timeout, 4 bad input, 5 a defect of ours. Commands end by naming the next one, and their help ends with an example
-(the ``epilog`` of the command); `tests/test_command_lines.py` holds all of it for every command.
+(the ``epilog``, or the last line of the docstring); `tests/test_command_lines.py` holds all of it for every command.
 """
 
 from __future__ import annotations

@@ -58,10 +58,9 @@ def faults_of(found: FoundCommand) -> list[str]:
 
 def example_faults(found: FoundCommand) -> list[str]:
     """Return what is wrong with the example at the end of a command's help; the example must be a call that parses."""
-    epilog = found.command.epilog or ""
-    if not epilog.startswith("Example: "):
+    words = shlex.split(found.example)
+    if not words:
         return ["its help ends without an example"]
-    words = shlex.split(epilog.removeprefix("Example: "))
     if tuple(words[: len(found.words)]) != found.words:
         return ["its example calls another command"]
     try:
@@ -135,7 +134,7 @@ def test_a_command_in_an_empty_folder_fails_with_a_hint_or_succeeds_but_never_wi
     monkeypatch.setenv("RINGFENCE_COORDINATOR_HOME", str(tmp_path / "coordinator"))
     monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115 - closed with the process
     program, *words = found.words
-    example = shlex.split((found.command.epilog or "").removeprefix("Example: "))[len(found.words) :]
+    example = shlex.split(found.example)[len(found.words) :]
     arguments = [word for word in example if word not in ("/srv/ringfence", "--home", "--json")]
     code = run_application(PROGRAMS[program].application, [*words, *arguments, "--json"])
     answered, said = capsys.readouterr()

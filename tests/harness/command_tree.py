@@ -31,6 +31,13 @@ class FoundCommand:
         return " ".join(self.words)
 
     @property
+    def example(self) -> str:
+        """The call that stands behind "Example:" at the end of the help, or "" if none does."""
+        text = "\n".join([self.command.help or "", self.command.epilog or ""]).rstrip().splitlines()
+        last = text[-1].strip() if text else ""
+        return last.removeprefix("Example: ") if last.startswith("Example: ") else ""
+
+    @property
     def callback(self) -> Callable[..., object]:
         assert self.command.callback is not None
         return inspect.unwrap(self.command.callback)
