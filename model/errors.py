@@ -31,6 +31,20 @@ class ConfigError(RingfenceError):
     code = "bad_config"
 
 
+class StorageError(ConfigError):
+    """The coordinator's database or artifacts cannot be used as they are: the operator's to mend."""
+
+    exit_code = 1
+    code = "bad_storage"
+
+
+class StorageBusyError(StorageError):
+    """Another process held the database for longer than is waited; nothing was changed."""
+
+    exit_code = 3
+    code = "storage_busy"
+
+
 class DataError(RingfenceError):
     """A conversation or a data set is not in the agreed form: the data owner's to mend."""
 

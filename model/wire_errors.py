@@ -26,6 +26,8 @@ from ringfence.model.errors import (
     ReleaseError,
     RingfenceError,
     RollbackError,
+    StorageBusyError,
+    StorageError,
     TamperedError,
     ThresholdError,
 )
@@ -37,6 +39,8 @@ DEFECT_REASON = "DEFECT"
 STATUS_OF: Mapping[type[RingfenceError], grpc.StatusCode] = {
     RingfenceError: grpc.StatusCode.UNKNOWN,
     ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
+    StorageError: grpc.StatusCode.UNAVAILABLE,
+    StorageBusyError: grpc.StatusCode.UNAVAILABLE,
     DataError: grpc.StatusCode.INVALID_ARGUMENT,
     PolicyError: grpc.StatusCode.PERMISSION_DENIED,
     BudgetError: grpc.StatusCode.RESOURCE_EXHAUSTED,

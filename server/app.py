@@ -8,6 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ringfence.model.errors import ConfigError, RingfenceError
+from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.evaluation import Evaluation
 from ringfence.server.flower_adapter import quieten_flower, run_configuration
@@ -32,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
         )
     home = CoordinatorHome.locate(None)
     run = RunStore(home.runs).open(name)
-    registry = MemberRegistry(home.members)
+    registry = MemberRegistry(open_database(home))
     members = ActiveMembers(registry)
 
     def roster() -> dict[int, RosterMember]:

@@ -15,6 +15,7 @@ from ringfence.model.evidence import LedgerReceipt
 from ringfence.model.feature_set import load_feature_set
 from ringfence.privacy.update_grid import UPDATE_BOUND
 from ringfence.server.aggregation import published_model
+from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.evaluation_record import load_evaluation, quality_report
 from ringfence.server.ledger_heads import LedgerHeads
@@ -74,7 +75,8 @@ def build_candidate(run: Run, *, version: str, home: CoordinatorHome, now: datet
             public_inputs=[describe_features(features)],
             clamp=UPDATE_BOUND,
             receipts=_receipts(
-                sorted(contributors), heads=LedgerHeads(home.heads, registry=MemberRegistry(home.members))
+                sorted(contributors),
+                heads=LedgerHeads(home.heads, registry=MemberRegistry(open_database(home))),
             ),
         ),
         run=_completed(run, rounds=plan.training.rounds),

@@ -18,6 +18,7 @@ from ringfence.model.settings_file import split_address
 from ringfence.model.wire import approval_service_pb2_grpc, release_service_pb2_grpc
 from ringfence.server.approval_service import ApprovalService
 from ringfence.server.call_guard import CallGuard
+from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
 from ringfence.server.members import ActiveMembers, MemberRegistry
@@ -73,7 +74,7 @@ async def serve_releases(
         ConfigError: the certificate is missing, or the address is taken. The operator's to mend.
     """
     trust = ReleaseTrust(home, now=now)
-    members = ActiveMembers(MemberRegistry(home.members))
+    members = ActiveMembers(MemberRegistry(open_database(home, settings=settings)))
     server = new_server(interceptors=[CallGuard(members)])
     release_service_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseService(trust), server)
     approval_service_pb2_grpc.add_ApprovalServiceServicer_to_server(

@@ -37,7 +37,6 @@ class CoordinatorHome:
         folders = (
             self.root,
             self.pki,
-            self.members,
             self.heads,
             self.repository,
             self.keys,
@@ -90,9 +89,9 @@ class CoordinatorHome:
         return self.pki / "server.pem"
 
     @property
-    def members(self) -> Path:
-        """Folder of one JSON file a member."""
-        return self.root / "members"
+    def database_file(self) -> Path:
+        """The coordinator's own database, unless its settings point at another; apart from Flower's."""
+        return self.root / "coordinator.db"
 
     @property
     def heads(self) -> Path:

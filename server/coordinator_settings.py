@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +27,7 @@ class CoordinatorSettings(BaseModel):
         fleet_public_address: host:port that members are given, if another than `fleet_address`.
         release_public_address: host:port that members are given, if another than `release_address`.
         server_names: DNS names and IP addresses in the listeners' certificate.
+        database_url_file: file that holds the database's URL, from the folder on; None for SQLite in the folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +40,7 @@ class CoordinatorSettings(BaseModel):
     fleet_public_address: Address | None = None
     release_public_address: Address | None = None
     server_names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
+    database_url_file: Path | None = None
 
     @property
     def fleet_address_for_members(self) -> str:

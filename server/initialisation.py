@@ -6,6 +6,7 @@ from datetime import datetime
 
 from ringfence.model.errors import ConfigError
 from ringfence.server.certificate_authority import create_certificate_authority, write_server_certificate
+from ringfence.server.coordinator_database import create_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings, save_coordinator_settings
 from ringfence.server.signing_keys import create_signing_keys
@@ -30,5 +31,6 @@ def initialise_coordinator(home: CoordinatorHome, *, settings: CoordinatorSettin
     authority = create_certificate_authority(home, federation=settings.federation, now=now)
     write_server_certificate(home, authority=authority, names=settings.server_names, now=now)
     create_signing_keys(home)
+    create_database(home, settings=settings)
     # Last, because its presence says that the rest is complete.
     save_coordinator_settings(home, settings=settings)

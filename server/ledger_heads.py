@@ -65,7 +65,7 @@ class LedgerHeads:
         key = serialization.load_pem_public_key(self._registry.get(member).identity_public_key.encode())
         if not isinstance(key, Ed25519PublicKey):
             raise ConfigError(
-                f"The identity key of {member} is not Ed25519.", hint="Restore the member's file."
+                f"The identity key of {member} is not Ed25519.", hint="Restore the database from a backup."
             )
         if len(signed_head) <= 64:
             raise PeerError("An answer carries no signed ledger head.")

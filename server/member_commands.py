@@ -39,6 +39,7 @@ def admit(
     from ringfence.model.joining import load_join_request
     from ringfence.server.admission import admit_member
     from ringfence.server.certificate_authority import load_certificate_authority
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.coordinator_settings import load_coordinator_settings
     from ringfence.server.members import MemberRegistry
 
@@ -49,7 +50,7 @@ def admit(
         asked,
         member=name or asked.member,
         authority=load_certificate_authority(located, federation=settings.federation),
-        registry=MemberRegistry(located.members),
+        registry=MemberRegistry(open_database(located, settings=settings)),
         now=datetime.now(UTC),
     )
     emit(
@@ -63,9 +64,10 @@ def admit(
 @application.command("list", epilog="Example: ringfence-coordinator member list --json")
 def list_members(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the members."""
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.members import MemberRegistry
 
-    members = MemberRegistry(CoordinatorHome.locate(home).members).all()
+    members = MemberRegistry(open_database(CoordinatorHome.locate(home))).all()
     lines = [f"{member.id:<24} {member.status}" for member in members] or ["There is no member yet."]
     emit(
         "\n".join([*lines, "Next: ringfence-coordinator member admit REQUEST"]),
@@ -77,9 +79,10 @@ def list_members(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @application.command(epilog="Example: ringfence-coordinator member show acme")
 def show(member: MemberArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one member."""
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.members import MemberRegistry
 
-    found = MemberRegistry(CoordinatorHome.locate(home).members).get(member)
+    found = MemberRegistry(open_database(CoordinatorHome.locate(home))).get(member)
     emit(
         "\n".join([*(f"{key}: {value}" for key, value in _data(found).items()), f"Next: {_next(found)}"]),
         data=_data(found),
@@ -97,6 +100,7 @@ def welcome(
     as_json: JsonOption = False,
 ) -> None:
     """Write the file by which a member connects, and knows what to trust. It holds nothing secret."""
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.coordinator_settings import load_coordinator_settings
     from ringfence.server.members import MemberRegistry
     from ringfence.server.welcome import compose_welcome
@@ -105,7 +109,7 @@ def welcome(
     bundle = compose_welcome(
         located,
         settings=load_coordinator_settings(located),
-        member=MemberRegistry(located.members).get(member),
+        member=MemberRegistry(open_database(located)).get(member),
         now=datetime.now(UTC),
     )
     written = out or Path(f"{member}.welcome.json")
@@ -120,9 +124,10 @@ def welcome(
 @application.command(epilog="Example: ringfence-coordinator member suspend acme")
 def suspend(member: MemberArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Refuse a member everywhere from the next call on."""
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.members import MemberRegistry
 
-    changed = MemberRegistry(CoordinatorHome.locate(home).members).suspend(member)
+    changed = MemberRegistry(open_database(CoordinatorHome.locate(home))).suspend(member)
     emit(
         f"{member} is suspended.\n"
         "Next: ringfence-coordinator trust draft, if its approval key shall no longer count either",
@@ -134,9 +139,10 @@ def suspend(member: MemberArgument, home: HomeOption = None, as_json: JsonOption
 @application.command(epilog="Example: ringfence-coordinator member resume acme")
 def resume(member: MemberArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Serve a suspended member again."""
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.members import MemberRegistry
 
-    changed = MemberRegistry(CoordinatorHome.locate(home).members).resume(member)
+    changed = MemberRegistry(open_database(CoordinatorHome.locate(home))).resume(member)
     emit(
         f"{member} is active.\nNext: ringfence-coordinator member list", data=_data(changed), as_json=as_json
     )

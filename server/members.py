@@ -1,20 +1,19 @@
-"""Who is a member: one JSON file each, and the one place that says so."""
+"""Who is a member: one row each in the coordinator's database, and the one place that says so."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from sqlalchemy import ColumnElement, RowMapping, select
 
-from ringfence.model.atomic_file import exclusive, write_atomically
 from ringfence.model.errors import ConfigError, ConnectionFailedError
 from ringfence.model.joining import SizeClass
 from ringfence.model.key_files import normal_public_pem
 from ringfence.model.plan import Name, describe
+from ringfence.server.database import Database
+from ringfence.server.tables import members
 
 
 class Member(BaseModel):
@@ -47,44 +46,27 @@ class Member(BaseModel):
     admitted_at: AwareDatetime
 
 
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    stamp: tuple[int, int, int]
-    member: Member
-
-
 class MemberRegistry:
     """The admitted members, active or not.
 
-    Every look-up compares the files' stamps, so that a suspension by another process holds from the next call on; only
-    files that changed are read again.
+    Nothing is remembered between calls, so that a suspension by another process holds from the next call on.
 
     Args:
-        folder: the coordinator home's ``members`` folder.
+        database: the coordinator's.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._remembered: dict[str, _Remembered] = {}
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def all(self) -> tuple[Member, ...]:
         """Return every member, by identifier.
 
         Raises:
-            ConfigError: a member's file is damaged. The operator's to mend.
+            ConfigError: a member's record is damaged. The operator's to mend.
         """
-        seen: dict[str, _Remembered] = {}
-        try:
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    if entry.name.endswith(".json") and not entry.name.startswith("."):
-                        seen[entry.name] = self._current(Path(entry.path), entry.stat())
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot read the members in {self._folder}: {error.strerror}", hint="Check --home."
-            ) from error
-        self._remembered = seen
-        return tuple(seen[name].member for name in sorted(seen))
+        with self._database.reading() as connection:
+            rows = connection.execute(select(members).order_by(members.c.id)).mappings().all()
+        return tuple(_member(row) for row in rows)
 
     def get(self, member: str) -> Member:
         """Return one member.
@@ -92,21 +74,20 @@ class MemberRegistry:
         Raises:
             ConfigError: there is none of that name. The operator's to mend.
         """
-        for found in self.all():
-            if found.id == member:
-                return found
-        raise ConfigError(
-            f"There is no member {member}.", hint="List them: ringfence-coordinator member list"
-        )
+        found = self._find(members.c.id == member)
+        if found is None:
+            raise ConfigError(
+                f"There is no member {member}.", hint="List them: ringfence-coordinator member list"
+            )
+        return found
 
     def find_by_public_key(self, pem_spki: bytes) -> Member | None:
         """Return the member with this certificate key (SubjectPublicKeyInfo PEM), active or not."""
-        wanted = normal_public_pem(pem_spki)
-        return next((found for found in self.all() if found.certificate_public_key == wanted), None)
+        return self._find(members.c.certificate_public_key == normal_public_pem(pem_spki))
 
     def find_by_spiffe_id(self, spiffe_id: str) -> Member | None:
         """Return the member with this SPIFFE identifier, active or not."""
-        return next((found for found in self.all() if found.spiffe_id == spiffe_id), None)
+        return self._find(members.c.spiffe_id == spiffe_id)
 
     def admit(self, member: Member) -> None:
         """Record a new member.
@@ -114,21 +95,20 @@ class MemberRegistry:
         Raises:
             ConfigError: the identifier or one of the keys is taken. The operator's to mend.
         """
-        with exclusive(self._folder / ".lock"):
-            for other in self.all():
-                if other.id == member.id:
-                    raise ConfigError(f"{member.id} is a member already.", hint="Choose another --as name.")
-                if other.certificate_public_key == member.certificate_public_key:
+        with self._database.transaction() as connection:
+            if self._find(members.c.id == member.id):
+                raise ConfigError(f"{member.id} is a member already.", hint="Choose another --as name.")
+            for column, name in (
+                (members.c.certificate_public_key, "key"),
+                # One person with two keys would count twice towards the threshold.
+                (members.c.approval_public_key, "approval key"),
+            ):
+                other = self._find(column == getattr(member, column.name))
+                if other is not None:
                     raise ConfigError(
-                        f"This key is {other.id}'s already.", hint="Each company makes its own identity."
+                        f"This {name} is {other.id}'s already.", hint="Each company makes its own identity."
                     )
-                if other.approval_public_key == member.approval_public_key:
-                    # One person with two keys would count twice towards the threshold.
-                    raise ConfigError(
-                        f"This approval key is {other.id}'s already.",
-                        hint="Each company makes its own identity.",
-                    )
-            self._write(member)
+            connection.execute(members.insert().values(**dict(member)))
 
     def suspend(self, member: str) -> Member:
         """Refuse a member everywhere from the next call on, and return its new record."""
@@ -147,35 +127,26 @@ class MemberRegistry:
         return self._change(member, certificate=certificate)
 
     def _change(self, member: str, **changes: object) -> Member:
-        with exclusive(self._folder / ".lock"):
+        with self._database.transaction() as connection:
             changed = self.get(member).model_copy(update=changes)
-            self._write(changed)
+            connection.execute(members.update().where(members.c.id == member).values(**changes))
         return changed
 
-    def _write(self, member: Member) -> None:
-        content = member.model_dump_json(indent=2).encode() + b"\n"
-        try:
-            write_atomically(self._folder / f"{member.id}.json", content)
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot record {member.id}: {error.strerror}", hint="Check the folder and the disk."
-            ) from error
+    def _find(self, condition: ColumnElement[bool]) -> Member | None:
+        with self._database.reading() as connection:
+            row = connection.execute(select(members).where(condition)).mappings().first()
+        return None if row is None else _member(row)
 
-    def _current(self, path: Path, status: os.stat_result) -> _Remembered:
-        # Files are only ever replaced whole, so that a change always shows in the inode.
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-        remembered = self._remembered.get(path.name)
-        if remembered is not None and remembered.stamp == stamp:
-            return remembered
-        try:
-            member = Member.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ConfigError(
-                f"{path} is not a member: {describe(error)}", hint="Restore the file."
-            ) from error
-        if member.id != path.stem:
-            raise ConfigError(f"{path} holds the record of {member.id}.", hint="Restore the file.")
-        return _Remembered(stamp, member)
+
+def _member(row: RowMapping) -> Member:
+    try:
+        return Member.model_validate(dict(row))
+    except ValidationError as error:
+        # Never passed over: a coordinator that reads its members in part would serve by half of its rules.
+        raise ConfigError(
+            f"The record of the member {row['id']} is damaged: {describe(error)}",
+            hint="Restore the database from a backup.",
+        ) from error
 
 
 class ActiveMembers:

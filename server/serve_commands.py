@@ -40,6 +40,7 @@ def serve(home: HomeOption = None, as_json: JsonOption = False) -> None:
 def serve_fleet(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Serve the fleet gateway and Flower's SuperLink behind it. Part of serve."""
     from ringfence.model.settings_file import split_address
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.coordinator_settings import load_coordinator_settings
     from ringfence.server.fleet_service import serve_fleet as serve_until_stopped
     from ringfence.server.members import MemberRegistry
@@ -47,7 +48,7 @@ def serve_fleet(home: HomeOption = None, as_json: JsonOption = False) -> None:
     _log_to_stderr()
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
-    registry = MemberRegistry(located.members)
+    registry = MemberRegistry(open_database(located, settings=settings))
 
     def member_of(public_key: bytes) -> str | None:
         member = registry.find_by_public_key(public_key)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ringfence.model.errors import ConfigError, ConnectionFailedError, RingfenceError
+from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import HOME_VARIABLE, CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings, load_coordinator_settings
 from ringfence.server.fleet_service import ensure_secrets, read_private_address
@@ -120,7 +121,7 @@ class Supervisor:
         }
         launcher = Launcher(home=self.home, settings=self.settings)
         keeper = RunKeeper(launcher=launcher)
-        registry = MemberRegistry(self.home.members)
+        registry = MemberRegistry(open_database(self.home, settings=self.settings))
         try:
             while not stop.is_set():
                 for child in self.children:

@@ -116,9 +116,10 @@ def open_trust(home: Path | None) -> tuple[ReleaseTrust, CoordinatorHome]:
 
 def active_members(home: CoordinatorHome) -> tuple[Member, ...]:
     """Return the members whose signatures count."""
+    from ringfence.server.coordinator_database import open_database
     from ringfence.server.members import ActiveMembers, MemberRegistry
 
-    return ActiveMembers(MemberRegistry(home.members)).all()
+    return ActiveMembers(MemberRegistry(open_database(home))).all()
 
 
 def take_signatures(

@@ -36,7 +36,9 @@ from ringfence.model.wire.release_service_pb2_grpc import ReleaseServiceStub
 from ringfence.model.wire_errors import from_call
 from ringfence.server.admission import admit_member
 from ringfence.server.certificate_authority import create_certificate_authority, load_certificate_authority
+from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.tables import members
 
 
 @pytest.fixture
@@ -175,7 +177,8 @@ def test_nothing_outside_the_published_files_is_served(path: str, federation: Tr
 
 
 def test_trouble_of_the_coordinators_own_tells_a_member_nothing_about_it(federation: TrustFederation) -> None:
-    (federation.home.members / "beta.json").write_text("{")
+    with open_database(federation.home).transaction() as connection:
+        connection.execute(members.update().values(size_class=-7))
     with (
         federation.serving() as address,
         federation.channel("acme", address) as channel,

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
+from databases import write_database_url
 
 from ringfence.client.flower_adapter import FleetConnection
 from ringfence.client.identity import create_identity
@@ -27,6 +28,7 @@ from ringfence.model.feature_set import load_feature_set
 from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.server.admission import admit_member
 from ringfence.server.certificate_authority import load_certificate_authority
+from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
 from ringfence.server.fleet_service import ensure_secrets, read_private_address
@@ -56,7 +58,7 @@ class MadeFederation:
 
     @property
     def registry(self) -> MemberRegistry:
-        return MemberRegistry(self.coordinator.members)
+        return MemberRegistry(open_database(self.coordinator))
 
     def register(self) -> dict[str, int]:
         """Have Flower know every active member; return the node ids."""
@@ -65,7 +67,11 @@ class MadeFederation:
 
 
 def make_federation(
-    root: Path, *, members: Sequence[str] = MEMBERS, conversations: int = 24
+    root: Path,
+    *,
+    members: Sequence[str] = MEMBERS,
+    conversations: int = 24,
+    database_url: str | None = None,
 ) -> MadeFederation:
     """Set up a coordinator and admitted members with a little harmless data."""
     now = datetime.now(UTC)
@@ -75,10 +81,11 @@ def make_federation(
         demonstration=True,
         fleet_address=f"127.0.0.1:{free_port()}",
         release_address=f"127.0.0.1:{free_port()}",
+        database_url_file=write_database_url(root, database_url),
     )
     initialise_coordinator(home, settings=settings, now=now)
     authority = load_certificate_authority(home, federation=FEDERATION)
-    registry = MemberRegistry(home.members)
+    registry = MemberRegistry(open_database(home))
     homes = {}
     for name in members:
         member = MemberHome(root / name).create()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+from databases import write_database_url
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
@@ -25,6 +26,7 @@ from ringfence.model.key_files import load_signing_key
 from ringfence.server.admission import admit_member
 from ringfence.server.certificate_authority import load_certificate_authority
 from ringfence.server.control_plane import serve_releases
+from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
 from ringfence.server.initialisation import initialise_coordinator
@@ -55,7 +57,7 @@ class TrustFederation:
 
     @property
     def registry(self) -> MemberRegistry:
-        return MemberRegistry(self.home.members)
+        return MemberRegistry(open_database(self.home))
 
     @property
     def active(self) -> tuple[Member, ...]:
@@ -197,7 +199,9 @@ def make_trust_federation(root: Path, *, names: Sequence[str] = NAMES) -> TrustF
     return federation
 
 
-def prepare_trust_federation(root: Path, *, names: Sequence[str] = NAMES) -> TrustFederation:
+def prepare_trust_federation(
+    root: Path, *, names: Sequence[str] = NAMES, database_url: str | None = None
+) -> TrustFederation:
     """Set up a coordinator and admit members; nothing is drafted yet."""
     federation = TrustFederation(
         root=root,
@@ -207,6 +211,7 @@ def prepare_trust_federation(root: Path, *, names: Sequence[str] = NAMES) -> Tru
             demonstration=True,
             release_address="127.0.0.1:0",
             fleet_address="127.0.0.1:0",
+            database_url_file=write_database_url(root, database_url),
         ),
         members={},
     )

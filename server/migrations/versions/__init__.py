@@ -1,0 +1,1 @@
+"""One step a file. A step that was shipped is never changed."""

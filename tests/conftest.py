@@ -1,0 +1,25 @@
+"""Fixtures of tests in more than one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from databases import KINDS, empty_database_url, new_database
+
+from ringfence.server.database import Database
+
+
+@pytest.fixture(params=KINDS)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without tables: SQLite, then PostgreSQL."""
+    with empty_database_url(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """A coordinator's empty database: SQLite, then PostgreSQL."""
+    with new_database(request.param, tmp_path) as made:
+        yield made
