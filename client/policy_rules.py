@@ -112,7 +112,8 @@ class MethodRules(Section):
     """What may be trained, and how answers are protected. The fields' descriptions say each."""
 
     architectures: tuple[Name, ...] = Field(
-        default=("linear-109",), description="Model architectures that may be trained."
+        default=("linear-109",),
+        description="Model architectures that may be trained: linear-109, hidden-1761.",
     )
     feature_sets: tuple[FeatureSetRule, ...] = Field(
         default=(FeatureSetRule(name="static-128"),),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ringfence.model.errors import ReleaseError
-from ringfence.model.feature_set import FeatureSet
+from ringfence.model.errors import ConfigError, ReleaseError
+from ringfence.model.stage_features import DIMENSION
+
+if TYPE_CHECKING:
+    from ringfence.model.feature_set import FeatureSet
 
 
 class Architecture(Protocol):
@@ -62,5 +65,76 @@ class LinearHead:
         return result
 
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({LinearHead.name: LinearHead()})
+class HiddenLayerHead:
+    """``score = v relu(U (f, 1)) + c``: one hidden layer of 16 units; 1,761 parameters on 108 features.
+
+    For members with very many conversations: the noise grows with the square root of the number of parameters.
+
+    The parameters, in order: U row by row, ``(16, d + 1)``, each row with its bias last; then v ``(16,)``; then c.
+    """
+
+    name = "hidden-1761"
+    UNITS = 16
+
+    def parameter_count(self, dimension: int) -> int:
+        """Return the number of weights of both layers, biases included."""
+        return self.UNITS * (dimension + 1) + self.UNITS + 1
+
+    def initial(self, feature_set: FeatureSet) -> npt.NDArray[np.float64]:
+        """Return a start that scores exactly as the linear warm start does, with hidden units that all differ.
+
+        relu(a) - relu(-a) = a, so units in pairs of opposite sign carry a linear function; each pair carries its share of
+        the warm start and a direction of its own, and the directions add up to nothing.
+        """
+        start = feature_set.warm_start
+        pairs = self.UNITS // 2
+        scale = float(np.sqrt(np.linalg.norm(start) / pairs)) or 1.0
+        waves = np.cos(np.pi * (np.arange(len(start)) + 0.5) * np.arange(1, pairs + 1)[:, None] / len(start))
+        waves -= waves.mean(axis=0)
+        waves *= 0.5 * scale / np.linalg.norm(waves, axis=1, keepdims=True).max()
+        shares = start / (pairs * scale) + waves
+        hidden = np.concatenate([shares, -shares])
+        output = np.concatenate([np.full(pairs, scale), np.full(pairs, -scale), [0.0]])
+        return np.concatenate([hidden.ravel(), output])
+
+    def logits(
+        self, parameters: npt.NDArray[np.float64], features: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float64]:
+        """Return one score a row, (n,) float64, from features (n, d) float32."""
+        if features.ndim != 2 or parameters.shape != (self.parameter_count(features.shape[1]),):
+            raise ReleaseError(
+                "The head's parameters do not fit the features.", hint="Use the features of the same release."
+            )
+        hidden_weights, hidden_bias, output, bias = self.layers(parameters)
+        hidden = np.maximum(features.astype(np.float64) @ hidden_weights + hidden_bias, 0.0)
+        result: npt.NDArray[np.float64] = hidden @ output + bias
+        return result
+
+    def layers(
+        self, parameters: npt.NDArray[np.float64]
+    ) -> tuple[
+        npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]
+    ]:
+        """Return the hidden weights (d, 16), their biases (16,), the output weights (16,) and the bias (1,)."""
+        values: npt.NDArray[np.float64] = parameters.astype(np.float64)
+        hidden = values[: -(self.UNITS + 1)].reshape(self.UNITS, -1)
+        return hidden[:, :-1].T, hidden[:, -1], values[-(self.UNITS + 1) : -1], values[-1:]
+
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
+    {LinearHead.name: LinearHead(), HiddenLayerHead.name: HiddenLayerHead()}
+)
 """Every architecture that a plan may name."""
+
+
+def parameter_count(architecture: str) -> int:
+    """Return how many numbers a model of an architecture has on the public features.
+
+    Raises:
+        ConfigError: there is no such architecture. The plan's fault.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(
+            f"There is no architecture {architecture}.", hint=f"Known: {', '.join(sorted(ARCHITECTURES))}."
+        )
+    return ARCHITECTURES[architecture].parameter_count(DIMENSION)

@@ -1,17 +1,24 @@
 """The detector's head as an ONNX graph, for services that score without numpy or Python.
 
-The graph takes standardised feature rows and gives score and probability. It is built by hand: five nodes, no tracing,
-no framework, the same bytes for the same detector.
+The graph takes standardised feature rows and gives score and probability. It is built by hand: five to ten nodes, no
+tracing, no framework, the same bytes for the same detector.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ringfence.model.detector import Detector
 from ringfence.model.errors import ReleaseError
+from ringfence.model.head import HiddenLayerHead, LinearHead
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 INPUT_NAME = "features"
 SCORE_NAME = "score"
@@ -20,7 +27,9 @@ PROBABILITY_NAME = "probability"
 # The oldest that has what the graph needs, so that old runtimes can read it.
 _OPERATOR_SET = 13
 _FORMAT_VERSION = 7
-_LINEAR = "linear-109"
+
+_Constants: TypeAlias = dict[str, npt.NDArray[np.float64]]
+_Part: TypeAlias = tuple[_Constants, "list[NodeProto]"]
 
 
 def export_onnx(detector: Detector, path: Path) -> None:
@@ -32,28 +41,61 @@ def export_onnx(detector: Detector, path: Path) -> None:
     Raises:
         ReleaseError: the detector's architecture has no ONNX form. The plan's writer.
     """
-    if detector.architecture != _LINEAR:
+    if detector.architecture not in _HEADS:
         raise ReleaseError(
             f"There is no ONNX form of the architecture {detector.architecture}.",
-            hint=f"Train {_LINEAR}, or score with Ringfence itself.",
+            hint=f"Train one of {', '.join(sorted(_HEADS))}, or score with Ringfence itself.",
         )
     path.write_bytes(_model_bytes(detector))
+
+
+def _linear(parameters: npt.NDArray[np.float64]) -> _Part:
+    """Return constants and nodes from ``exact`` to ``exact_score``."""
+    from onnx import helper
+
+    return {"weights": parameters[:-1], "bias": parameters[-1:]}, [
+        helper.make_node("MatMul", ["exact", "weights"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["exact_score"]),
+    ]
+
+
+def _hidden_layer(parameters: npt.NDArray[np.float64]) -> _Part:
+    from onnx import helper
+
+    hidden_weights, hidden_bias, output, bias = HiddenLayerHead().layers(parameters)
+    constants = {
+        "hidden_weights": np.ascontiguousarray(hidden_weights),
+        "hidden_bias": hidden_bias,
+        "weights": output,
+        "bias": bias,
+    }
+    return constants, [
+        helper.make_node("MatMul", ["exact", "hidden_weights"], ["hidden_product"]),
+        helper.make_node("Add", ["hidden_product", "hidden_bias"], ["hidden_sum"]),
+        helper.make_node("Relu", ["hidden_sum"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "weights"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["exact_score"]),
+    ]
+
+
+_HEADS: Mapping[str, Callable[[npt.NDArray[np.float64]], _Part]] = {
+    LinearHead.name: _linear,
+    HiddenLayerHead.name: _hidden_layer,
+}
 
 
 def _model_bytes(detector: Detector) -> bytes:
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    weights, bias = detector.parameters[:-1], detector.parameters[-1:]
+    head_constants, head = _HEADS[detector.architecture](detector.parameters)
     constants = {
-        "weights": weights,
-        "bias": bias,
+        **head_constants,
         "slope": np.array([detector.calibration.slope]),
         "intercept": np.array([detector.calibration.intercept]),
     }
     nodes = [
         helper.make_node("Cast", [INPUT_NAME], ["exact"], to=TensorProto.DOUBLE),
-        helper.make_node("MatMul", ["exact", "weights"], ["product"]),
-        helper.make_node("Add", ["product", "bias"], ["exact_score"]),
+        *head,
         helper.make_node("Mul", ["exact_score", "slope"], ["scaled"]),
         helper.make_node("Add", ["scaled", "intercept"], ["shifted"]),
         helper.make_node("Sigmoid", ["shifted"], ["exact_probability"]),
@@ -63,7 +105,11 @@ def _model_bytes(detector: Detector) -> bytes:
     graph = helper.make_graph(
         nodes,
         "ringfence-detector",
-        inputs=[helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["n", weights.size])],
+        inputs=[
+            helper.make_tensor_value_info(
+                INPUT_NAME, TensorProto.FLOAT, ["n", detector.feature_set.dimension]
+            )
+        ],
         outputs=[
             helper.make_tensor_value_info(SCORE_NAME, TensorProto.FLOAT, ["n"]),
             helper.make_tensor_value_info(PROBABILITY_NAME, TensorProto.FLOAT, ["n"]),

@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib import metadata
 
 from ringfence.model.errors import ConfigError
+from ringfence.model.head import parameter_count
 from ringfence.model.plan import Plan
 from ringfence.privacy.gaussian_privacy import gaussian_epsilon
 from ringfence.privacy.renyi_filter import SampledGaussian
@@ -91,9 +92,7 @@ class PrivacyStatement:
         )
 
 
-def epsilon_of(
-    plan: Plan, *, dimension: int = LINEAR_HEAD_PARAMETERS, evaluations: int = 1
-) -> PrivacyStatement:
+def epsilon_of(plan: Plan, *, dimension: int | None = None, evaluations: int = 1) -> PrivacyStatement:
     """Return what a plan promises.
 
     Mechanism: T (sampled) Gaussian steps a member, and its score histogram if the plan has an evaluation.
@@ -104,13 +103,16 @@ def epsilon_of(
 
     Args:
         plan: the plan.
-        dimension: parameters of the model; the finite tails of the noise add ``dimension * T * 2^-50`` to delta.
+        dimension: parameters of the model, None for those of the plan's architecture; the finite tails of the noise add
+            ``dimension * T * 2^-50`` to delta.
         evaluations: histograms that a member gives for the plan, if it has an evaluation: one, unless the plan is run again.
 
     Raises:
-        ConfigError: delta is too small for the number of steps. The plan's fault.
+        ConfigError: delta is too small for the number of steps, or the architecture is not known. The plan's fault.
     """
     privacy = plan.privacy
+    if dimension is None:
+        dimension = parameter_count(plan.training.architecture)
     k, q = privacy.contribution_bound, privacy.sample_rate
     given = 0 if privacy.evaluation_noise_multiplier is None else evaluations
     delta = privacy.delta - max(PLATFORMS) * tail_delta(

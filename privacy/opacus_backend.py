@@ -1,7 +1,7 @@
 """The sum of clipped per-conversation gradients for any PyTorch module, through Opacus' per-sample gradients.
 
 It stands behind the same interface as the closed form of `ringfence.privacy.clipped_sum` and is its reference in tests.
-Of Opacus, only `GradSampleModule` and `ModuleValidator` are used; clipping, noise and the step are the same code for both.
+Of Opacus, only `GradSampleModule` and `ModuleValidator` are used; noise and the step are the same code for both.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from torch import nn
 
 from ringfence.model.errors import ConfigError
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
-from ringfence.privacy.clipped_sum import check_examples, clip_gradients, micro_batches, round_to_grid
+from ringfence.privacy.clipped_sum import check_examples
 from ringfence.privacy.grid import Grid
+from ringfence.privacy.torch_sum import clip_gradients, micro_batches, round_to_grid
 
 
 class ModuleGradients:

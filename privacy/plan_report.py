@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from ringfence.model.errors import ConfigError
+from ringfence.model.head import parameter_count
 from ringfence.model.plan import Plan
 from ringfence.privacy.accounting import PrivacyStatement, epsilon_of
 from ringfence.privacy.ledger_terms import LedgerTerms
@@ -129,7 +130,12 @@ def needed_noise(plan: Plan, *, epsilon: float) -> float | None:
     if not (math.isfinite(epsilon) and epsilon > 0.0):
         raise ConfigError("An epsilon is above 0.", hint="Ask for a larger one.")
     privacy = plan.privacy
-    terms = FixedTerms(privacy.contribution_bound, plan.training.local_steps, privacy.delta)
+    terms = FixedTerms(
+        privacy.contribution_bound,
+        plan.training.local_steps,
+        privacy.delta,
+        parameter_count(plan.training.architecture),
+    )
     try:
         found = solve(terms, epsilon=epsilon, rounds=plan.training.rounds, sample_rate=privacy.sample_rate)
     except ConfigError:

@@ -50,11 +50,13 @@ class FixedTerms:
         contribution_bound: k, at least 1.
         local_steps: private steps of one round, at least 1.
         delta: in (0, 1).
+        dimension: numbers of the model, at least 1.
     """
 
     contribution_bound: int = 2
     local_steps: int = 10
     delta: float = 1e-6
+    dimension: int = LINEAR_HEAD_PARAMETERS
 
     def __post_init__(self) -> None:
         if not (self.contribution_bound >= 1 and self.local_steps >= 1 and 0.0 < self.delta < 1.0):
@@ -64,13 +66,13 @@ class FixedTerms:
             )
 
 
-def planning_delta(delta: float, *, steps: int) -> float:
+def planning_delta(delta: float, *, steps: int, dimension: int = LINEAR_HEAD_PARAMETERS) -> float:
     """Return what is left of a plan's delta after the finite tails of the noise, as certificates take it off.
 
     Raises:
         ConfigError: nothing is left.
     """
-    left = delta - _tails(steps)
+    left = delta - _tails(steps, dimension)
     if not left > 0.0:
         raise ConfigError(
             "delta is too small for this many steps.", hint="Allow a larger delta or fewer steps."
@@ -123,8 +125,8 @@ def solve(
     return _with_epsilon(terms, rounds or 0, sample_rate or 0.0, noise_multiplier or 0.0, solved)
 
 
-def _tails(steps: int) -> float:
-    return max(PLATFORMS) * floating_point_delta(dimension=LINEAR_HEAD_PARAMETERS, steps=steps)
+def _tails(steps: int, dimension: int) -> float:
+    return max(PLATFORMS) * floating_point_delta(dimension=dimension, steps=steps)
 
 
 def _with_epsilon(
@@ -132,7 +134,9 @@ def _with_epsilon(
 ) -> PlannedRun:
     steps = rounds * terms.local_steps
     mechanism = SampledGaussian(terms.contribution_bound, sample_rate, noise_multiplier, steps)
-    epsilon = mechanism_epsilon(mechanism, delta=planning_delta(terms.delta, steps=steps))
+    epsilon = mechanism_epsilon(
+        mechanism, delta=planning_delta(terms.delta, steps=steps, dimension=terms.dimension)
+    )
     return PlannedRun(epsilon, rounds, sample_rate, noise_multiplier, solved)
 
 
@@ -143,7 +147,7 @@ def _noise(terms: FixedTerms, epsilon: float, rounds: int, sample_rate: float) -
         contribution_bound=terms.contribution_bound,
         sample_rate=sample_rate,
         steps=steps,
-        delta=planning_delta(terms.delta, steps=steps),
+        delta=planning_delta(terms.delta, steps=steps, dimension=terms.dimension),
     )
     noise = math.ceil(noise * _NOISE_PARTS) / _NOISE_PARTS
     if noise > MOST_NOISE:
@@ -175,10 +179,10 @@ def _rounds(terms: FixedTerms, epsilon: float, sample_rate: float, noise_multipl
         )
     # More steps take more off delta: what is taken off for too many steps leaves an answer on the safe side.
     most = MOST_ROUNDS * terms.local_steps
-    if _tails(most) > _NEGLIGIBLE * terms.delta:
+    if _tails(most, terms.dimension) > _NEGLIGIBLE * terms.delta:
         most = min(most, steps(terms.delta))
     try:
-        found = steps(planning_delta(terms.delta, steps=most)) // terms.local_steps
+        found = steps(planning_delta(terms.delta, steps=most, dimension=terms.dimension)) // terms.local_steps
     except ConfigError:  # one round it is, and by a hair
         found = 1
     rounds = min(MOST_ROUNDS, max(1, found))
@@ -199,5 +203,5 @@ def _sample_rate(terms: FixedTerms, epsilon: float, rounds: int, noise_multiplie
         contribution_bound=terms.contribution_bound,
         steps=steps,
         noise_multiplier=noise_multiplier,
-        delta=planning_delta(terms.delta, steps=steps),
+        delta=planning_delta(terms.delta, steps=steps, dimension=terms.dimension),
     )

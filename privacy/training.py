@@ -8,7 +8,7 @@ from ringfence.model.errors import BudgetError, ConfigError, PeerError
 from ringfence.model.plan import PrivacyTerms, TrainingTerms
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray
 from ringfence.privacy.bounding import ContributionManifest, verify_manifest
-from ringfence.privacy.clipped_sum import ClippedSumSource, LinearHeadGradients
+from ringfence.privacy.clipped_sum import ClippedSumSource, HeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.private_step import StepTerms, private_gradient
 from ringfence.privacy.secure_noise import RandomSource
@@ -27,7 +27,7 @@ def train_privately(
     rng: RandomSource,
     device: str = "cpu",
 ) -> FloatArray:
-    """Take private steps on the linear head and return the model after them.
+    """Take private steps on the plan's head and return the model after them.
 
     Mechanism: composition of ``steps`` (sampled) Gaussian steps, then post-processing (momentum gradient descent).
     Unit: one participant, whose conversations weigh at most k together (checked again here, from the manifest).
@@ -36,7 +36,7 @@ def train_privately(
     Source: Abadi et al. 2016, algorithm 1; Kairouz et al. 2021 for momentum as post-processing.
 
     Args:
-        parameters: ``(dimension + 1,)`` float64, the weights and then the bias; public.
+        parameters: ``(p,)`` float64, in the order of the plan's architecture; public.
         features: ``(n, prefixes, dimension)`` float32; row i belongs to row i of the manifest.
         labels: ``(n,)``, each 0 or 1.
         manifest: which conversations these are; its weights apply after clipping.
@@ -46,14 +46,15 @@ def train_privately(
             sample rate under Poisson sampling).
         steps: how many to take, at least 1.
         rng: the secret generator.
-        device: "cpu" or a GPU that torch knows.
+        device: "cpu", which needs no torch, or a GPU that torch knows.
 
     Returns:
-        ``(dimension + 1,)`` float64.
+        ``(p,)`` float64.
 
     Raises:
         BudgetError: somebody counts more often than the plan allows, or weights are fractional under sampling.
-        ConfigError: shapes, labels, steps or size class are out of range. The caller's fault.
+        ConfigError: shapes, labels, steps or size class are out of range, or the architecture is not known. The caller's
+            fault.
         PeerError: the model that was given is not finite. The coordinator's fault.
     """
     check_model(parameters)
@@ -70,11 +71,11 @@ def train_privately(
             "Fractional contribution bounds hold for the full batch only.",
             hint="Bound with whole conversations for a plan that samples.",
         )
-    source = LinearHeadGradients(
+    source = _source(
         features,
         labels,
+        terms=terms,
         grid=Grid(clip_norm=privacy.clip_norm, dimension=len(parameters)),
-        positive_weight=terms.positive_weight,
         weights=np.asarray(manifest.weights, dtype=np.float64) if fractional else None,
         device=device,
     )
@@ -120,7 +121,8 @@ def train_without_privacy(
     """
     check_model(parameters)
     _check_steps(steps)
-    source = LinearHeadGradients(
+    source = HeadGradients(
+        terms.architecture,
         features,
         labels,
         grid=Grid(clip_norm=1.0, dimension=len(parameters)),
@@ -163,6 +165,37 @@ def check_size_class(size_class: int) -> None:
             "The size class must be a power of two.",
             hint="Declare the power of two nearest to the data set's size.",
         )
+
+
+def _source(
+    features: FeatureArray,
+    labels: FloatArray | IntegerArray,
+    *,
+    terms: TrainingTerms,
+    grid: Grid,
+    weights: FloatArray | None,
+    device: str,
+) -> ClippedSumSource:
+    if device == "cpu":
+        return HeadGradients(
+            terms.architecture,
+            features,
+            labels,
+            grid=grid,
+            positive_weight=terms.positive_weight,
+            weights=weights,
+        )
+    from ringfence.privacy.torch_sum import DeviceHeadGradients
+
+    return DeviceHeadGradients(
+        terms.architecture,
+        features,
+        labels,
+        grid=grid,
+        positive_weight=terms.positive_weight,
+        weights=weights,
+        device=device,
+    )
 
 
 def _check_steps(steps: int) -> None:

@@ -88,7 +88,7 @@ def _model_card(
         "modelParameters": {
             "approach": {"type": "supervised"},
             "task": "text-classification",
-            "architectureFamily": "linear classifier on frozen public features",
+            "architectureFamily": "small classifier on frozen public features",
             "modelArchitecture": f"{detector.architecture} on {detector.feature_set.name}",
             "datasets": [{"ref": reference} for reference in datasets],
             "inputs": [{"format": "a conversation: messages with author, time and text"}],

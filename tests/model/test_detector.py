@@ -14,6 +14,7 @@ from ringfence.model.detector import Detector, Score
 from ringfence.model.errors import ReleaseError
 from ringfence.model.explanation import explain
 from ringfence.model.feature_set import STAGE_NAMES, FeatureSet, load_feature_set
+from ringfence.model.head import ARCHITECTURES
 from ringfence.model.release_examples import EXAMPLES, check_examples, write_examples
 
 CALIBRATION = Calibration(slope=0.8, intercept=-1.0, high_recall=0.2, high_precision=0.7, fitted_on="test")
@@ -39,6 +40,20 @@ def test_a_saved_detector_scores_the_same_after_loading(detector: Detector, tmp_
         "config.json",
         "calibration.json",
     }
+
+
+def test_a_head_with_a_hidden_layer_is_saved_loaded_and_explained_like_any(
+    features: FeatureSet, detector: Detector, tmp_path: Path
+) -> None:
+    deeper = Detector(features, ARCHITECTURES["hidden-1761"].initial(features), "hidden-1761", CALIBRATION)
+    deeper.save(tmp_path)
+    loaded = Detector.load(tmp_path)
+    assert loaded.architecture == "hidden-1761"
+    assert list(loaded.score_many(EXAMPLES)) == list(deeper.score_many(EXAMPLES))
+    # It starts as the linear warm start does, so it explains as that does.
+    for found, expected in zip(explain(loaded, EXAMPLES[0]), explain(detector, EXAMPLES[0]), strict=True):
+        assert (found.index, found.stage) == (expected.index, expected.stage)
+        assert found.share == pytest.approx(expected.share, abs=1e-9)
 
 
 def test_saving_twice_gives_the_same_bytes(detector: Detector, tmp_path: Path) -> None:

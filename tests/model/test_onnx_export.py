@@ -12,6 +12,7 @@ from ringfence.model.calibration import Calibration
 from ringfence.model.detector import Detector
 from ringfence.model.errors import ReleaseError
 from ringfence.model.feature_set import FeatureSet, load_feature_set
+from ringfence.model.head import ARCHITECTURES
 from ringfence.model.onnx_export import export_onnx
 from ringfence.model.onnx_scoring import OnnxHead, check_parity
 from ringfence.model.release_examples import EXAMPLES
@@ -22,9 +23,12 @@ def features() -> FeatureSet:
     return load_feature_set()
 
 
-@pytest.fixture(scope="module")
-def detector(features: FeatureSet) -> Detector:
-    return Detector(features, features.warm_start, calibration=Calibration(slope=0.7, intercept=0.3))
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+def detector(features: FeatureSet, request: pytest.FixtureRequest) -> Detector:
+    architecture: str = request.param
+    start = ARCHITECTURES[architecture].initial(features)
+    moved = start + 0.05 * np.random.default_rng(5).normal(size=start.size)
+    return Detector(features, moved, architecture, calibration=Calibration(slope=0.7, intercept=0.3))
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def add_to(name: str, index: int, amount: float) -> Callable[[onnx.ModelProto], 
         for position, tensor in enumerate(model.graph.initializer):
             if tensor.name == name:
                 values = numpy_helper.to_array(tensor).copy()
-                values[index] += amount
+                values.flat[index] += amount
                 model.graph.initializer[position].CopyFrom(numpy_helper.from_array(values, name))
 
     return change
@@ -88,7 +92,7 @@ def flip_operator(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        *((edit(add_to("weights", index, 1e-3)), "does not score") for index in (0, 37, 107)),
+        *((edit(add_to("weights", index, 1e-3)), "does not score") for index in (0, 7, 15)),
         (edit(add_to("bias", 0, 1e-3)), "does not score"),
         (edit(add_to("bias", 0, float("nan"))), "does not score"),
         (edit(add_to("slope", 0, 1e-2)), "does not score"),
@@ -106,6 +110,25 @@ def test_a_changed_graph_is_caught(
     change(graph)
     with pytest.raises(ReleaseError, match=expected):
         check_parity(detector, graph, EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tensor", "index"),
+    [
+        ("linear-109", "weights", 107),
+        ("hidden-1761", "hidden_weights", 900),
+        ("hidden-1761", "hidden_bias", 3),
+    ],
+)
+def test_a_changed_weight_anywhere_is_caught(
+    features: FeatureSet, tmp_path: Path, architecture: str, tensor: str, index: int
+) -> None:
+    detector = Detector(features, ARCHITECTURES[architecture].initial(features), architecture)
+    export_onnx(detector, tmp_path / "model.onnx")
+    check_parity(detector, tmp_path / "model.onnx", EXAMPLES)
+    edit(add_to(tensor, index, 1e-3))(tmp_path / "model.onnx")
+    with pytest.raises(ReleaseError, match="does not score"):
+        check_parity(detector, tmp_path / "model.onnx", EXAMPLES)
 
 
 def test_a_weight_that_no_example_touches_is_still_compared(features: FeatureSet, tmp_path: Path) -> None:

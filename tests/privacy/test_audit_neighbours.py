@@ -19,6 +19,7 @@ from ringfence.privacy.bounding import bound_contributions
 from ringfence.privacy.clipped_sum import LinearHeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.opacus_backend import ModuleGradients
+from ringfence.privacy.torch_sum import DeviceHeadGradients
 from ringfence.privacy.training import train_privately
 
 DIMENSION = 20
@@ -62,6 +63,10 @@ def closed_form(features, labels):
     return LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
 
 
+def on_a_device(features, labels):
+    return DeviceHeadGradients("linear-109", features, labels, grid=GRID, positive_weight=2.0, device="cpu")
+
+
 class Head(nn.Module):
     """The linear head, with something before it."""
 
@@ -97,7 +102,7 @@ def by_opacus(before: nn.Module):
     return make
 
 
-SHIPPED = {"closed form": closed_form, "opacus": by_opacus(nn.Identity())}
+SHIPPED = {"closed form": closed_form, "torch": on_a_device, "opacus": by_opacus(nn.Identity())}
 
 
 @pytest.mark.parametrize("value", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
@@ -111,13 +116,14 @@ def test_a_person_moves_the_sum_by_at_most_their_conversations_in_it(make, value
     assert moved <= (2 if np.isfinite(value) else 1) * present * (1 + 2**-16)
 
 
-def test_skipped_clipping_is_noticed_every_time_in_25_runs(fault):
+@pytest.mark.parametrize("make", SHIPPED.values(), ids=SHIPPED.keys())
+def test_skipped_clipping_is_noticed_every_time_in_25_runs(fault, make):
     fault("clipping skipped")
     features, labels, _ = examples()
     generator = np.random.default_rng()
     for _ in range(25):
         parameters = generator.normal(size=DIMENSION + 1)
-        moved = largest_difference(closed_form, features, labels, parameters, value=1e6)
+        moved = largest_difference(make, features, labels, parameters, value=1e6)
         assert moved > 4
 
 

@@ -1,6 +1,9 @@
-"""The clipped sum is the same from the closed form and from Opacus, and nobody can exceed their share of it."""
+"""The clipped sum is the same from the closed forms and from Opacus, and nobody can exceed their share of it."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,16 +13,19 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ringfence.model.errors import ConfigError
+from ringfence.model.head import ARCHITECTURES, HiddenLayerHead
 from ringfence.privacy import clipped_sum
-from ringfence.privacy.clipped_sum import LinearHeadGradients, clip_gradients, round_to_grid
+from ringfence.privacy.clipped_sum import HeadGradients, LinearHeadGradients, sum_on_grid
 from ringfence.privacy.grid import Grid
+from ringfence.privacy.head_gradients import FORMULAS
 from ringfence.privacy.opacus_backend import ModuleGradients
+from ringfence.privacy.torch_sum import DeviceHeadGradients, clip_gradients, round_to_grid
 
 DIMENSION = 108
 GRID = Grid(1.0, DIMENSION + 1)
 
 
-class PrefixHead(nn.Module):
+class LinearModule(nn.Module):
     """The linear head as a module: features of each prefix to one logit each."""
 
     def __init__(self) -> None:
@@ -28,6 +34,46 @@ class PrefixHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear(features).squeeze(-1)
+
+
+class HiddenModule(nn.Module):
+    """The head with one hidden layer, its parameters in the order of the closed form: each unit's bias after its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(DIMENSION + 1, HiddenLayerHead.UNITS, bias=False).double()
+        self.output = nn.Linear(HiddenLayerHead.UNITS, 1).double()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        with_one = torch.cat([features, torch.ones_like(features[:, :, :1])], dim=2)
+        return self.output(torch.relu(self.hidden(with_one))).squeeze(-1)
+
+
+MODULES = {"linear-109": LinearModule, "hidden-1761": HiddenModule}
+
+
+def on_device(architecture, features, labels, **changes):
+    return DeviceHeadGradients(architecture, features, labels, device="cpu", **changes)
+
+
+CLOSED_FORMS = {"numpy": HeadGradients, "torch": on_device}
+
+
+def by_closed_form(gradients: np.ndarray, weights: np.ndarray | None, grid: Grid) -> np.ndarray:
+    return sum_on_grid(gradients.copy(), np.linalg.norm(gradients, axis=1), weights, grid)
+
+
+def by_torch(gradients: np.ndarray, weights: np.ndarray | None, grid: Grid) -> np.ndarray:
+    clipped = clip_gradients(torch.as_tensor(gradients), clip_norm=grid.clip_norm)
+    return round_to_grid(clipped, None if weights is None else torch.as_tensor(weights), grid).numpy()
+
+
+BOTH_SUMS = pytest.mark.parametrize("clip_and_sum", [by_closed_form, by_torch], ids=["numpy", "torch"])
+
+
+def model_of(architecture: str, seed: int = 3) -> np.ndarray:
+    count = ARCHITECTURES[architecture].parameter_count(DIMENSION)
+    return 0.1 * np.random.default_rng(seed).normal(size=count)
 
 
 @pytest.fixture
@@ -39,35 +85,63 @@ def examples():
     return features, labels, 0.1 * generator.normal(size=DIMENSION + 1)
 
 
-class TestBothBackends:
-    def test_agree_on_every_conversations_gradient(self, examples):
-        features, labels, parameters = examples
-        closed = LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
-        reference = ModuleGradients(
-            PrefixHead(), features.astype(np.float64), labels, grid=GRID, positive_weight=2.0
-        )
-        difference = np.abs(closed.gradients(parameters) - reference.gradients(parameters)).max()
-        assert difference < 1e-7
+def test_every_architecture_of_the_registry_has_a_closed_form_and_a_reference_here():
+    assert set(FORMULAS) == set(MODULES) == set(ARCHITECTURES)
+    for name, architecture in ARCHITECTURES.items():
+        assert FORMULAS[name](DIMENSION).parameters == architecture.parameter_count(DIMENSION)
+
+
+@pytest.mark.parametrize("architecture", MODULES)
+@pytest.mark.parametrize("make", CLOSED_FORMS.values(), ids=CLOSED_FORMS.keys())
+class TestEveryBackend:
+    def both(self, make, architecture, examples, *, prefixes=4, weights=None):
+        features, labels, _ = examples
+        features = features[:, :prefixes]
+        terms = {
+            "grid": Grid(1.0, ARCHITECTURES[architecture].parameter_count(DIMENSION)),
+            "positive_weight": 2.0,
+            "weights": weights,
+        }
+        reference = ModuleGradients(MODULES[architecture](), features.astype(np.float64), labels, **terms)
+        return make(architecture, features, labels, **terms), reference
+
+    @pytest.mark.parametrize("prefixes", [1, 4])
+    def test_agrees_with_opacus_on_every_conversations_gradient(self, make, architecture, examples, prefixes):
+        closed, reference = self.both(make, architecture, examples, prefixes=prefixes)
+        model = model_of(architecture)
+        expected = reference.gradients(model)
+        assert np.abs(closed.gradients(model) - expected).max() < 1e-7
+        if isinstance(closed, HeadGradients):
+            assert np.abs(closed.norms(model) - np.linalg.norm(expected, axis=1)).max() < 1e-7
 
     @pytest.mark.parametrize("weighted", [False, True])
     @pytest.mark.parametrize("share", [None, 0.0, 0.3])
-    def test_agree_on_the_clipped_sum(self, examples, share, weighted):
-        features, labels, parameters = examples
+    def test_agrees_with_opacus_on_the_clipped_sum(self, make, architecture, examples, share, weighted):
         generator = np.random.default_rng(1)
         weights = generator.uniform(0.05, 1.0, size=300) if weighted else None
         selected = None if share is None else generator.uniform(size=300) < share
-        closed = LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0, weights=weights)
-        reference = ModuleGradients(
-            PrefixHead(), features.astype(np.float64), labels, grid=GRID, positive_weight=2.0, weights=weights
-        )
-        left = closed.clipped_sum(parameters, selected=selected)
-        right = reference.clipped_sum(parameters, selected=selected)
+        closed, reference = self.both(make, architecture, examples, weights=weights)
+        model = model_of(architecture)
+        left = closed.clipped_sum(model, selected=selected)
+        right = reference.clipped_sum(model, selected=selected)
         # Floating-point differences of 1e-15 can move a value across a step; no more than a few of 300.
         assert np.abs(left - right).max() <= 3
         assert left.any() == (share != 0.0)
 
+    def test_gives_each_conversation_the_gradient_of_a_batch_of_one(self, make, architecture, examples):
+        features, labels, _ = examples
+        model = model_of(architecture)
+        terms = {"grid": Grid(1.0, len(model)), "positive_weight": 2.0}
+        together = make(architecture, features, labels, **terms).gradients(model)
+        alone = [
+            make(architecture, features[i : i + 1], labels[i : i + 1], **terms).gradients(model)[0]
+            for i in range(0, 300, 17)
+        ]
+        assert np.abs(together[::17] - alone).max() < 1e-9
+
 
 class TestOneConversation:
+    @BOTH_SUMS
     @settings(max_examples=60, deadline=None)
     @given(
         scale=st.floats(1e-6, 1e30),
@@ -76,47 +150,75 @@ class TestOneConversation:
         seed=st.integers(0, 2**32 - 1),
     )
     def test_never_moves_the_sum_by_more_than_its_weight_times_the_clip_norm(
-        self, scale, weight, clip_norm, seed
+        self, clip_and_sum, scale, weight, clip_norm, seed
     ):
         grid = Grid(clip_norm, 109)
-        gradients = torch.as_tensor(np.random.default_rng(seed).normal(size=(1, 109)) * scale)
-        moved = round_to_grid(
-            clip_gradients(gradients, clip_norm=clip_norm), torch.tensor([weight]).double(), grid
-        )
-        assert np.linalg.norm(moved.numpy() * grid.step) <= weight * clip_norm * (1 + 1e-12)
+        gradients = np.random.default_rng(seed).normal(size=(1, 109)) * scale
+        moved = clip_and_sum(gradients, np.array([weight]), grid)
+        assert np.linalg.norm(moved * grid.step) <= weight * clip_norm * (1 + 1e-12)
 
-    def test_counts_in_full_when_it_is_within_the_clip_norm(self):
-        gradients = torch.tensor([[0.3, -0.4]]).double()
-        moved = round_to_grid(clip_gradients(gradients, clip_norm=1.0), None, Grid(1.0, 2))
-        assert moved.numpy() * Grid(1.0, 2).step == pytest.approx([0.3, -0.4], abs=2.0**-20)
+    @BOTH_SUMS
+    def test_counts_in_full_when_it_is_within_the_clip_norm(self, clip_and_sum):
+        moved = clip_and_sum(np.array([[0.3, -0.4]]), None, Grid(1.0, 2))
+        assert moved * Grid(1.0, 2).step == pytest.approx([0.3, -0.4], abs=2.0**-20)
 
+    @pytest.mark.parametrize("architecture", MODULES)
+    @pytest.mark.parametrize("prefixes", [1, 4])
     @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf, 3e38])
-    def test_counts_as_nothing_when_its_gradient_is_not_finite(self, examples, poison):
-        features, labels, parameters = examples
+    @pytest.mark.parametrize("make", CLOSED_FORMS.values(), ids=CLOSED_FORMS.keys())
+    def test_counts_as_nothing_when_its_gradient_is_not_finite(
+        self, make, examples, poison, prefixes, architecture
+    ):
+        features, labels, _ = examples
+        features = features[:, :prefixes]
         poisoned = features.copy()
-        poisoned[7, 2, 5] = poison
-        source = LinearHeadGradients(poisoned, labels, grid=GRID, positive_weight=2.0)
-        found = source.clipped_sum(parameters, selected=None)
+        poisoned[7, prefixes - 1, 5] = poison
+        model = model_of(architecture)
+        grid = Grid(1.0, len(model))
+        found = make(architecture, poisoned, labels, grid=grid, positive_weight=2.0).clipped_sum(
+            model, selected=None
+        )
         others = np.arange(300) != 7
-        clean = LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
-        without = clean.clipped_sum(parameters, selected=others)
+        clean = make(architecture, features, labels, grid=grid, positive_weight=2.0)
+        without = clean.clipped_sum(model, selected=others)
         limit = 1.0 if np.isfinite(poison) else 0.0
-        assert np.linalg.norm((found - without) * GRID.step) <= limit * (1 + 1e-9)
+        # Another place in a micro-batch may move a value across a step of the grid.
+        assert np.linalg.norm((found - without) * grid.step) <= limit + 3e-5
 
 
-def test_a_person_spread_over_a_thousand_conversations_stays_within_the_bound():
-    """With rounding to nearest this sum exceeds what the noise is scaled to; rounding is towards zero for this reason."""
-    count, bound = 1000, 2
-    gradients = torch.full((count, 109), 1.0).double() * 7
-    weights = torch.full((count,), bound / count).double()
-    moved = round_to_grid(clip_gradients(gradients, clip_norm=1.0), weights, GRID).numpy() * GRID.step
-    assert np.linalg.norm(moved) <= bound
-    nearest = torch.round(clip_gradients(gradients, clip_norm=1.0) * weights[:, None] / GRID.step).sum(dim=0)
-    assert np.linalg.norm(nearest.numpy() * GRID.step) > bound * GRID.sensitivity
+class TestTheSum:
+    @BOTH_SUMS
+    def test_of_a_person_spread_over_a_thousand_conversations_stays_within_the_bound(self, clip_and_sum):
+        """With rounding to nearest this sum exceeds what the noise is scaled to; rounding is towards zero for this reason."""
+        count, bound = 1000, 2
+        gradients = np.full((count, 109), 7.0)
+        weights = np.full(count, bound / count)
+        assert np.linalg.norm(clip_and_sum(gradients, weights, GRID) * GRID.step) <= bound
+        clipped = gradients / np.linalg.norm(gradients, axis=1, keepdims=True) * weights[:, None]
+        nearest = np.rint(clipped / GRID.step).sum(axis=0) * GRID.step
+        assert np.linalg.norm(nearest) > bound * GRID.sensitivity
+
+    def test_is_exact_although_it_is_taken_in_floating_point(self):
+        """Against Python's integers, with rows as long as rows can be."""
+        generator = np.random.default_rng(2)
+        gradients = generator.normal(size=(20_000, 3)) * 50
+        gradients[:, 0] = np.abs(gradients[:, 0])  # one column that only grows
+        grid = Grid(1.0, 3)
+        norms = np.linalg.norm(gradients, axis=1)
+        rounded = np.trunc(gradients * (np.minimum(1.0 / norms, 1.0) / grid.step)[:, None])
+        expected = [sum(int(value) for value in rounded[:, column]) for column in range(3)]
+        assert sum_on_grid(gradients, norms, None, grid).tolist() == expected
 
 
-def test_the_size_of_micro_batches_does_not_matter(examples, monkeypatch):
+def test_training_on_the_cpu_needs_no_torch():
+    code = "import sys, ringfence.privacy.training; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("held", [0, clipped_sum.HELD_ROWS_BYTES], ids=["converted", "kept"])
+def test_the_size_of_micro_batches_does_not_matter(examples, monkeypatch, held):
     features, labels, parameters = examples
+    monkeypatch.setattr(clipped_sum, "HELD_ROWS_BYTES", held)
     source = LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
     whole = source.clipped_sum(parameters, selected=None)
     monkeypatch.setattr(clipped_sum, "MICRO_BATCH", 7)
@@ -132,14 +234,16 @@ def test_the_size_of_micro_batches_does_not_matter(examples, monkeypatch):
         (lambda f, y, w: (f[:, 0], y, w), "do not fit"),
         (lambda f, y, w: (f, y, w * 1.5), "weight"),
         (lambda f, y, w: (f, y, w * np.nan), "weight"),
+        (lambda f, y, w: (f[:, :0], y, w), "do not fit"),
     ],
     ids=[
         "a row missing",
         "a third label",
         "another feature set",
-        "no prefixes",
+        "one row too flat",
         "a heavy weight",
         "a weight that is NaN",
+        "prefixes of nothing",
     ],
 )
 def test_examples_that_do_not_belong_together_are_refused(examples, change, message):
@@ -149,13 +253,23 @@ def test_examples_that_do_not_belong_together_are_refused(examples, change, mess
         LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0, weights=weights)
 
 
+def test_an_architecture_without_a_closed_form_is_refused(examples):
+    features, labels, _ = examples
+    with pytest.raises(ConfigError, match="cannot be trained"):
+        HeadGradients("everything-at-once", features, labels, grid=GRID, positive_weight=2.0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_gives_the_same_sum(examples):
-    features, labels, parameters = examples
+@pytest.mark.parametrize("architecture", MODULES)
+def test_a_gpu_gives_the_same_sum(examples, architecture):
+    features, labels, _ = examples
+    model = model_of(architecture)
+    terms = {"grid": Grid(1.0, len(model)), "positive_weight": 2.0}
     sums = [
-        LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0, device=device).clipped_sum(
-            parameters, selected=None
+        source.clipped_sum(model, selected=None)
+        for source in (
+            HeadGradients(architecture, features, labels, **terms),
+            DeviceHeadGradients(architecture, features, labels, device="cuda", **terms),
         )
-        for device in ("cpu", "cuda")
     ]
     assert np.abs(sums[0] - sums[1]).max() <= 3

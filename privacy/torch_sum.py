@@ -1,0 +1,141 @@
+"""The clipped sum by PyTorch: the shipped heads on a GPU, and what the backend for other modules shares with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ringfence.model.errors import ConfigError
+from ringfence.model.head import HiddenLayerHead, LinearHead
+from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
+from ringfence.privacy.clipped_sum import check_examples
+from ringfence.privacy.grid import Grid
+from ringfence.privacy.head_gradients import formula_of
+
+MICRO_BATCH = 1024
+"""Conversations whose gradients are held in memory at once."""
+
+
+class DeviceHeadGradients:
+    """Per-conversation gradients of a shipped head on a device that torch knows; on the CPU `HeadGradients` is faster.
+
+    Mechanism, unit, assumptions, sensitivity, source, arguments and errors are those of
+    `ringfence.privacy.clipped_sum.HeadGradients`, which is its reference in tests.
+
+    Args:
+        device: such as "cuda".
+    """
+
+    def __init__(
+        self,
+        architecture: str,
+        features: FeatureArray,
+        labels: FloatArray | IntegerArray,
+        *,
+        grid: Grid,
+        positive_weight: float,
+        weights: FloatArray | None = None,
+        device: str,
+    ) -> None:
+        check_examples(features, labels, weights)
+        if (
+            features.ndim != 3
+            or features.shape[1] < 1
+            or formula_of(architecture, features.shape[2]).parameters != grid.dimension
+        ):
+            raise ConfigError(
+                "The features do not fit the model.", hint="Compute them with the plan's feature set."
+            )
+        self._gradients_of = _DEVICE_FORMULAS[architecture]
+        self._grid = grid
+        self._device = torch.device(device)
+        self._features = torch.as_tensor(features, dtype=torch.float32, device=self._device)
+        self._targets = torch.as_tensor(labels, dtype=torch.float64, device=self._device)[:, None]
+        self._shares = (1.0 + (positive_weight - 1.0) * self._targets) / features.shape[1]
+        self._weights = (
+            None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self._device)
+        )
+
+    @property
+    def examples(self) -> int:
+        """Number of conversations."""
+        return int(self._targets.shape[0])
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the sum lies on."""
+        return self._grid
+
+    def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
+        """Return the sum of the selected conversations' clipped gradients (all of them for None), ``(d,)`` int64."""
+        total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
+        for rows in micro_batches(self.examples, selected, self._device):
+            clipped = clip_gradients(self._gradients(parameters, rows), clip_norm=self._grid.clip_norm)
+            total += round_to_grid(
+                clipped, None if self._weights is None else self._weights[rows], self._grid
+            )
+        return np.asarray(total.cpu().numpy())
+
+    def gradients(self, parameters: FloatArray) -> FloatArray:
+        """Return every conversation's gradient before clipping, ``(n, d)`` float64, computed in one batch."""
+        everyone = torch.arange(self.examples, device=self._device)
+        return np.asarray(self._gradients(parameters, everyone).cpu().numpy())
+
+    def _gradients(self, parameters: FloatArray, rows: torch.Tensor) -> torch.Tensor:
+        model = torch.as_tensor(parameters, dtype=torch.float64, device=self._device)
+        features = self._features[rows].double()
+        wide = torch.cat([features, torch.ones_like(features[:, :, :1])], dim=2)
+        return self._gradients_of(model, wide, self._targets[rows], self._shares[rows])
+
+
+def micro_batches(
+    examples: int, selected: MaskArray | None, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """Return the selected rows in pieces of `MICRO_BATCH`; none selected gives no piece, and the sum stays zero."""
+    rows = np.arange(examples) if selected is None else np.flatnonzero(selected)
+    return tuple(
+        torch.as_tensor(rows[start : start + MICRO_BATCH], device=device)
+        for start in range(0, len(rows), MICRO_BATCH)
+    )
+
+
+def clip_gradients(gradients: torch.Tensor, *, clip_norm: float) -> torch.Tensor:
+    """Scale each row of ``(n, d)`` float64 gradients to L2 norm at most ``clip_norm``.
+
+    A row whose norm is not finite counts as zero: one bad example cannot stop a run, and cannot leave a trace.
+    """
+    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+    factors = torch.clamp(clip_norm / norms.clamp(min=torch.finfo(norms.dtype).tiny), max=1.0)
+    return torch.where(torch.isfinite(norms), gradients * factors, torch.zeros_like(gradients))
+
+
+def round_to_grid(clipped: torch.Tensor, weights: torch.Tensor | None, grid: Grid) -> torch.Tensor:
+    """Weigh clipped rows, round each towards zero onto the grid and sum them exactly: ``(d,)`` int64.
+
+    Towards zero, for the reason that `ringfence.privacy.clipped_sum.sum_on_grid` gives.
+    """
+    weighted = clipped if weights is None else clipped * weights[:, None]
+    return torch.trunc(weighted / grid.step).to(torch.int64).sum(dim=0)
+
+
+def _linear(
+    model: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor
+) -> torch.Tensor:
+    residuals = (torch.sigmoid(rows @ model) - targets) * shares
+    return torch.bmm(residuals[:, None, :], rows)[:, 0]
+
+
+def _hidden_layer(
+    model: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor
+) -> torch.Tensor:
+    units, width = HiddenLayerHead.UNITS, rows.shape[2]
+    hidden_weights, output = model[: units * width].reshape(units, width), model[units * width :]
+    hidden = torch.clamp(rows @ hidden_weights.T, min=0.0)
+    with_one = torch.cat([hidden, torch.ones_like(hidden[:, :, :1])], dim=2)
+    residuals = (torch.sigmoid(with_one @ output) - targets) * shares
+    backward = residuals[:, :, None] * output[:units] * (hidden > 0.0)
+    of_hidden = torch.bmm(backward.transpose(1, 2), rows).reshape(len(rows), -1)
+    return torch.cat([of_hidden, torch.bmm(residuals[:, None, :], with_one)[:, 0]], dim=1)
+
+
+_DEVICE_FORMULAS = {LinearHead.name: _linear, HiddenLayerHead.name: _hidden_layer}
