@@ -21,6 +21,7 @@ from ringfence.privacy.accounting import LINEAR_HEAD_PARAMETERS, PLATFORMS
 from ringfence.privacy.grid import floating_point_delta
 from ringfence.privacy.planning import MOST_NOISE, noise_multiplier_for
 from ringfence.privacy.training import nearest_size_class
+from ringfence.server.coordinator_database import create_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings, save_coordinator_settings
 from ringfence.server.run_launch import Launcher
@@ -107,6 +108,7 @@ def lay_out(folder: Path, *, plan: Plan, companies: Sequence[CompanyData]) -> Si
     coordinator = CoordinatorHome(folder / "coordinator").create()
     settings = CoordinatorSettings(federation=plan.federation, demonstration=plan.demonstration)
     save_coordinator_settings(coordinator, settings=settings)
+    create_database(coordinator, settings=settings)
     create_signing_keys(coordinator)
     public_key = plan_public_key(coordinator)
     homes: dict[str, MemberHome] = {}
