@@ -17,17 +17,18 @@ LARGEST_MESSAGE_BYTES = 4 << 20
 CHUNK_BYTES = 256 << 10
 KEEP_ALIVE_S = 30
 LONGEST_CONNECTION_S = 3600
+_MOST_CONCURRENT_CALLS = 1024
 
 _Option = tuple[str, int | str]
 
 _SHARED: tuple[_Option, ...] = (
     ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEP_ALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
 _CLIENT: tuple[_Option, ...] = (
     *_SHARED,
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
     # One process, one connection: a renewed certificate must not meet a connection of the old one.
     ("grpc.use_local_subchannel_pool", 1),
     # After a cut, the next attempt of a caller should meet a connection, not gRPC's own waiting.
@@ -41,8 +42,6 @@ _SERVER: tuple[_Option, ...] = (
     ("grpc.so_reuseport", 0),  # two coordinators on one port would take turns unnoticed
     ("grpc.http2.min_ping_interval_without_data_ms", KEEP_ALIVE_S * 500),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A suspended member's connection ends within the hour, even where no call shows it.
-    ("grpc.max_connection_age_ms", LONGEST_CONNECTION_S * 1000),
     ("grpc.max_connection_age_grace_ms", int(STREAM_DEADLINE_S * 1000)),
     ("grpc.max_concurrent_streams", 64),
 )
@@ -64,9 +63,28 @@ def open_channel(address: str, *, ca_file: Path, key_file: Path, certificate_fil
     return grpc.secure_channel(address, credentials, options=_CLIENT)
 
 
-def new_server(*, interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]]) -> grpc.aio.Server:
-    """Return an asynchronous server without a port yet."""
-    return grpc.aio.server(interceptors=interceptors, options=_SERVER, maximum_concurrent_rpcs=256)
+def new_server(
+    *,
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
+    longest_connection_s: float = LONGEST_CONNECTION_S,
+    largest_message_bytes: int = LARGEST_MESSAGE_BYTES,
+) -> grpc.aio.Server:
+    """Return an asynchronous server without a port yet.
+
+    Args:
+        interceptors: what calls pass first.
+        longest_connection_s: seconds after which a connection is ended, so that nobody stays whom a new handshake
+            would refuse; calls under way have some time to end.
+        largest_message_bytes: larger requests are refused before they are read.
+    """
+    options = (
+        *_SERVER,
+        ("grpc.max_connection_age_ms", int(longest_connection_s * 1000)),
+        ("grpc.max_receive_message_length", largest_message_bytes),
+    )
+    return grpc.aio.server(
+        interceptors=interceptors, options=options, maximum_concurrent_rpcs=_MOST_CONCURRENT_CALLS
+    )
 
 
 def add_mutual_tls_port(

@@ -87,6 +87,23 @@ class DeadlineError(RingfenceError):
     code = "deadline"
 
 
+class TooOftenError(RingfenceError):
+    """One caller asked more than its share; asking again later is right.
+
+    Args:
+        message: what happened, in one sentence.
+        hint: what to do next.
+        retry_after_s: seconds after which the call may be made again.
+    """
+
+    exit_code = 1
+    code = "too_often"
+
+    def __init__(self, message: str, *, hint: str = "", retry_after_s: float = 1.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
 class ReleaseError(RingfenceError):
     """A release cannot be trusted, or cannot be used."""
 

@@ -6,10 +6,11 @@ tools that know nothing of us. A cause, a traceback or a class name never crosse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -30,11 +31,23 @@ from ringfence.model.errors import (
     StorageError,
     TamperedError,
     ThresholdError,
+    TooOftenError,
 )
 from ringfence.model.trust_chain import readable
 
 DOMAIN = "ringfence"
 DEFECT_REASON = "DEFECT"
+_LONGEST_RETRY_S = 60.0
+_TRANSIENT = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
 
 STATUS_OF: Mapping[type[RingfenceError], grpc.StatusCode] = {
     RingfenceError: grpc.StatusCode.UNKNOWN,
@@ -47,6 +60,7 @@ STATUS_OF: Mapping[type[RingfenceError], grpc.StatusCode] = {
     PeerError: grpc.StatusCode.INVALID_ARGUMENT,
     ConnectionFailedError: grpc.StatusCode.UNAUTHENTICATED,
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    TooOftenError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     ReleaseError: grpc.StatusCode.FAILED_PRECONDITION,
     RollbackError: grpc.StatusCode.FAILED_PRECONDITION,
     ExpiredError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -87,18 +101,26 @@ def to_status(error: RingfenceError) -> status_pb2.Status:
     information = error_details_pb2.ErrorInfo(
         reason=listed.code.upper(), domain=DOMAIN, metadata={"hint": error.hint}
     )
-    details = any_pb2.Any()
-    details.Pack(information)
-    return status_pb2.Status(code=_number(STATUS_OF[listed]), message=error.message, details=[details])
+    details = [_packed(information)]
+    if isinstance(error, TooOftenError):
+        seconds, part = divmod(min(error.retry_after_s, _LONGEST_RETRY_S), 1.0)
+        delay = duration_pb2.Duration(seconds=int(seconds), nanos=int(part * 1e9))
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status_pb2.Status(code=_number(STATUS_OF[listed]), message=error.message, details=details)
 
 
 def defect_status() -> status_pb2.Status:
     """Return the wire form of a defect of ours: that it is one, and nothing else."""
-    details = any_pb2.Any()
-    details.Pack(error_details_pb2.ErrorInfo(reason=DEFECT_REASON, domain=DOMAIN))
+    details = _packed(error_details_pb2.ErrorInfo(reason=DEFECT_REASON, domain=DOMAIN))
     return status_pb2.Status(
         code=code_pb2.INTERNAL, message="The coordinator met a defect of its own.", details=[details]
     )
+
+
+def is_transient(error: grpc.RpcError) -> bool:
+    """Return whether an idempotent call that failed like this may be made again a little later."""
+    call: object = error
+    return not isinstance(call, grpc.Call) or call.code() in _TRANSIENT
 
 
 def from_call(error: grpc.RpcError) -> RingfenceError:
@@ -118,7 +140,7 @@ def _from_answer(error: grpc.Call) -> RingfenceError:
         hint = readable(information.metadata.get("hint", ""))
         for found in STATUS_OF:
             if found.code.upper() == information.reason:
-                return found(message, hint=hint)
+                return _rebuilt(found, message, hint, answer=error)
         if information.reason == DEFECT_REASON:
             return PeerError(message, hint="Tell the coordinator.")
     kind, message, hint = _WITHOUT_DETAILS.get(
@@ -128,16 +150,37 @@ def _from_answer(error: grpc.Call) -> RingfenceError:
     return kind(message, hint=hint)
 
 
+def _rebuilt(kind: type[RingfenceError], message: str, hint: str, *, answer: grpc.Call) -> RingfenceError:
+    if kind is not TooOftenError:
+        return kind(message, hint=hint)
+    for details in _details(answer):
+        retry = error_details_pb2.RetryInfo()
+        if details.Unpack(retry):
+            delay_s = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+            return TooOftenError(message, hint=hint, retry_after_s=min(max(delay_s, 0.0), _LONGEST_RETRY_S))
+    return TooOftenError(message, hint=hint)
+
+
 def _error_information(error: grpc.Call) -> error_details_pb2.ErrorInfo | None:
-    try:
-        status = rpc_status.from_call(error)
-    except ValueError:
-        return None  # the trailer and the status disagree: not one of ours
-    for details in status.details if status is not None else ():
+    for details in _details(error):
         information = error_details_pb2.ErrorInfo()
         if details.Unpack(information):
             return information
     return None
+
+
+def _details(error: grpc.Call) -> Sequence[any_pb2.Any]:
+    try:
+        status = rpc_status.from_call(error)
+    except (ValueError, DecodeError):
+        return ()  # the trailer and the status disagree, or it is none: not one of ours
+    return status.details if status is not None else ()
+
+
+def _packed(message: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(message)
+    return packed
 
 
 def _listed(kind: type[RingfenceError]) -> type[RingfenceError]:

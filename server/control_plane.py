@@ -1,35 +1,51 @@
-"""The control plane: one listener with mutual TLS for releases, approvals and health."""
+"""The control plane: one listener with mutual TLS for members, one Unix socket for the coordinator's own commands.
+
+Each listener has its services, its guard and its health; they start and stop together, health first.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # the stubs leave it out
 
 from ringfence.model.channels import add_mutual_tls_port, new_server
 from ringfence.model.errors import RingfenceError
 from ringfence.model.settings_file import split_address
-from ringfence.model.wire import approval_service_pb2_grpc, release_service_pb2_grpc
+from ringfence.model.wire import (
+    approval_service_pb2_grpc,
+    federation_service_pb2_grpc,
+    release_service_pb2_grpc,
+)
 from ringfence.server.approval_service import ApprovalService
 from ringfence.server.call_guard import CallGuard
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
+from ringfence.server.federation_service import FederationService
+from ringfence.server.member_admission import MemberAdmission
 from ringfence.server.members import ActiveMembers, MemberRegistry
 from ringfence.server.release_service import ReleaseService
 from ringfence.server.release_trust import ReleaseTrust
+from ringfence.server.run_feed import RunFeed
+from ringfence.server.run_store import RunStore
 
 TIMESTAMP_CHECK_S = 3600.0
 GRACE_S = 5.0
-SERVICES = ("", "ringfence.v1.ReleaseService", "ringfence.v1.ApprovalService")
+MEMBER_SERVICES = (
+    "ringfence.v1.ReleaseService",
+    "ringfence.v1.ApprovalService",
+    "ringfence.v1.FederationService",
+)
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("ringfence.control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +53,7 @@ class RunningControlPlane:
     """A control plane that listens.
 
     Attributes:
-        host: where it listens.
+        host: where it listens for members.
         port: the port that was taken.
         trust: the release repository that it serves.
     """
@@ -57,10 +73,10 @@ def _utc_now() -> datetime:
 
 
 @contextlib.asynccontextmanager
-async def serve_releases(
+async def serve_control_plane(
     home: CoordinatorHome, settings: CoordinatorSettings, *, now: Callable[[], datetime] = _utc_now
 ) -> AsyncIterator[RunningControlPlane]:
-    """Serve releases and approvals for the length of the block; stop gracefully at its end.
+    """Serve members for the length of the block; stop gracefully at its end.
 
     The timestamp role is signed anew while the service runs. Everything else is signed by commands, so that the
     listening process needs no other key.
@@ -75,13 +91,18 @@ async def serve_releases(
     """
     trust = ReleaseTrust(home, now=now)
     members = ActiveMembers(MemberRegistry(open_database(home, settings=settings)))
-    server = new_server(interceptors=[CallGuard(members)])
+    store = RunStore(home.runs)
+    feed = RunFeed(store)
+    server = new_server(
+        interceptors=[CallGuard(MemberAdmission(members))], longest_connection_s=settings.longest_connection_s
+    )
     release_service_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseService(trust), server)
     approval_service_pb2_grpc.add_ApprovalServiceServicer_to_server(
         ApprovalService(trust, members=members), server
     )
-    condition = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(condition, server)
+    federation_service_pb2_grpc.add_FederationServiceServicer_to_server(
+        FederationService(store, feed=feed), server
+    )
     port = add_mutual_tls_port(
         server,
         address=settings.release_address,
@@ -89,19 +110,42 @@ async def serve_releases(
         key_file=home.server_key_file,
         certificate_file=home.server_certificate_file,
     )
-    await server.start()
-    for service in SERVICES:
-        await condition.set(service, health_pb2.HealthCheckResponse.SERVING)
-    renewing = asyncio.create_task(_keep_timestamp_fresh(trust))
-    try:
+    async with (
+        _listening(server, services=MEMBER_SERVICES, end_watches=feed.close),
+        _running(_keep_timestamp_fresh(trust)),
+    ):
         yield RunningControlPlane(host=split_address(settings.release_address)[0], port=port, trust=trust)
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    server: grpc.aio.Server, *, services: Sequence[str], end_watches: Callable[[], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Start a server with health, and stop it gracefully at the end of the block."""
+    condition = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(condition, server)
+    await server.start()
+    for service in ("", *services):
+        await condition.set(service, health_pb2.HealthCheckResponse.SERVING)
+    try:
+        yield
     finally:
-        # Load balancers and members learn first that this instance goes; calls under way may end.
+        # Load balancers and members learn first that this instance goes; calls under way may end, watches must.
         await condition.enter_graceful_shutdown()
-        renewing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await renewing
+        await end_watches()
         await server.stop(GRACE_S)
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Run something beside the block, and cancel it at its end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def _keep_timestamp_fresh(trust: ReleaseTrust) -> None:

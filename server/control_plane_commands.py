@@ -20,7 +20,7 @@ def serve_releases(home: HomeOption = None, as_json: JsonOption = False) -> None
 
 
 async def _serve_until_stopped(home: CoordinatorHome) -> None:
-    from ringfence.server.control_plane import serve_releases as serving
+    from ringfence.server.control_plane import serve_control_plane as serving
     from ringfence.server.coordinator_settings import load_coordinator_settings
 
     stop = asyncio.Event()

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ringfence.model.atomic_file import write_atomically
 from ringfence.model.errors import ConfigError
 from ringfence.model.plan import Name
-from ringfence.model.settings_file import Address, read_settings, toml_text
+from ringfence.model.settings_file import Address, read_settings, split_address, toml_text
 from ringfence.server.coordinator_home import CoordinatorHome
+
+
+def _on_loopback(address: str) -> str:
+    host = split_address(address)[0].strip("[]")
+    if host != "localhost":
+        try:
+            inside = ip_address(host).is_loopback
+        except ValueError:
+            inside = False
+        if not inside:
+            raise ValueError("must be on this machine's loopback, such as 127.0.0.1:9464")
+    return address
+
+
+LoopbackAddress = Annotated[str, AfterValidator(_on_loopback)]
 
 
 class CoordinatorSettings(BaseModel):
@@ -26,6 +42,9 @@ class CoordinatorSettings(BaseModel):
         private_port: loopback port of Flower's own listener; 0 lets the system choose.
         fleet_public_address: host:port that members are given, if another than `fleet_address`.
         release_public_address: host:port that members are given, if another than `release_address`.
+        longest_connection_s: seconds after which a member's connection to the release service is ended and made anew.
+        metrics_address: loopback host:port where the control plane tells Prometheus; None: nowhere.
+        fleet_metrics_address: the same for the fleet gateway.
         server_names: DNS names and IP addresses in the listeners' certificate.
         database_url_file: file that holds the database's URL, from the folder on; None for SQLite in the folder.
     """
@@ -39,6 +58,9 @@ class CoordinatorSettings(BaseModel):
     private_port: int = Field(default=0, ge=0, le=65535)
     fleet_public_address: Address | None = None
     release_public_address: Address | None = None
+    longest_connection_s: float = Field(default=3600.0, ge=1, le=86_400)
+    metrics_address: LoopbackAddress | None = None
+    fleet_metrics_address: LoopbackAddress | None = None
     server_names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     database_url_file: Path | None = None
 

@@ -19,7 +19,6 @@ import logging
 import ssl
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ringfence.model.errors import PeerError
 from ringfence.server.flower_adapter import PUBLIC_KEY_HEADER, message_sources
+from ringfence.server.rate_limit import RateLimit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -72,28 +72,6 @@ class PeerCertificateProtocol(HttpToolsProtocol):
             await inner(scope, receive, send)
 
         self.app = with_certificate
-
-
-@dataclass(slots=True)
-class RateLimit:
-    """A token bucket for each member.
-
-    Attributes:
-        per_second: requests that a member may send in the long run.
-        burst: requests that it may send at once.
-    """
-
-    per_second: float = 100.0
-    burst: float = 400.0
-    _levels: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def allows(self, member: str, *, now: float) -> bool:
-        """Take one token of a member's bucket; return False if there is none. ``now`` is monotonic seconds."""
-        level, since = self._levels.get(member, (self.burst, now))
-        level = min(self.burst, level + (now - since) * self.per_second)
-        allowed = level >= 1.0
-        self._levels[member] = (level - 1.0 if allowed else level, now)
-        return allowed
 
 
 class FleetGateway:

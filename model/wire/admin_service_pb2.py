@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ringfence.model.wire import run_progress_pb2 as ringfence_dot_v1_dot_run__progress__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ringfence/v1/admin_service.proto\x12\x0cringfence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fringfence/v1/run_progress.proto\"@\n\x0fStartRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"9\n\x10StartRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.ringfence.v1.RunSummary\"\x1e\n\x0eStopRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fStopRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.ringfence.v1.RunSummary\" \n\x10ResumeRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ResumeRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.ringfence.v1.RunSummary\".\n\x0fWatchRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x05\"9\n\x10WatchRunResponse\x12%\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x16.ringfence.v1.RunEvent\"\x14\n\x12ListMembersRequest\"C\n\x13ListMembersResponse\x12,\n\x07members\x18\x01 \x03(\x0b\x32\x1b.ringfence.v1.MemberSummary\"\"\n\x14SuspendMemberRequest\x12\n\n\x02id\x18\x01 \x01(\t\"D\n\x15SuspendMemberResponse\x12+\n\x06member\x18\x01 \x01(\x0b\x32\x1b.ringfence.v1.MemberSummary\"!\n\x13ResumeMemberRequest\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x14ResumeMemberResponse\x12+\n\x06member\x18\x01 \x01(\x0b\x32\x1b.ringfence.v1.MemberSummary\"\x83\x01\n\rMemberSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\nsize_class\x18\x03 \x01(\x05\x12\x10\n\x08in_fleet\x18\x04 \x01(\x08\x12\x30\n\x0clast_call_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13GetConditionRequest\"\xba\x01\n\x14GetConditionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x31\n\rserving_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rfleet_answers\x18\x03 \x01(\x08\x12\x13\n\x0bknown_nodes\x18\x04 \x01(\x05\x12\x32\n\tlisteners\x18\x05 \x03(\x0b\x32\x1f.ringfence.v1.ListenerCondition\"n\n\x11ListenerCondition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12:\n\x16\x63\x65rtificate_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x98\x05\n\x0c\x41\x64minService\x12I\n\x08StartRun\x12\x1d.ringfence.v1.StartRunRequest\x1a\x1e.ringfence.v1.StartRunResponse\x12\x46\n\x07StopRun\x12\x1c.ringfence.v1.StopRunRequest\x1a\x1d.ringfence.v1.StopRunResponse\x12L\n\tResumeRun\x12\x1e.ringfence.v1.ResumeRunRequest\x1a\x1f.ringfence.v1.ResumeRunResponse\x12K\n\x08WatchRun\x12\x1d.ringfence.v1.WatchRunRequest\x1a\x1e.ringfence.v1.WatchRunResponse0\x01\x12R\n\x0bListMembers\x12 .ringfence.v1.ListMembersRequest\x1a!.ringfence.v1.ListMembersResponse\x12X\n\rSuspendMember\x12\".ringfence.v1.SuspendMemberRequest\x1a#.ringfence.v1.SuspendMemberResponse\x12U\n\x0cResumeMember\x12!.ringfence.v1.ResumeMemberRequest\x1a\".ringfence.v1.ResumeMemberResponse\x12U\n\x0cGetCondition\x12!.ringfence.v1.GetConditionRequest\x1a\".ringfence.v1.GetConditionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n ringfence/v1/admin_service.proto\x12\x0cringfence.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fringfence/v1/run_progress.proto\"@\n\x0fStartRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"9\n\x10StartRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.ringfence.v1.RunSummary\"\x1e\n\x0eStopRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"8\n\x0fStopRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.ringfence.v1.RunSummary\" \n\x10ResumeRunRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\":\n\x11ResumeRunResponse\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.ringfence.v1.RunSummary\"\x14\n\x12ListMembersRequest\"C\n\x13ListMembersResponse\x12,\n\x07members\x18\x01 \x03(\x0b\x32\x1b.ringfence.v1.MemberSummary\"\"\n\x14SuspendMemberRequest\x12\n\n\x02id\x18\x01 \x01(\t\"D\n\x15SuspendMemberResponse\x12+\n\x06member\x18\x01 \x01(\x0b\x32\x1b.ringfence.v1.MemberSummary\"!\n\x13ResumeMemberRequest\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x14ResumeMemberResponse\x12+\n\x06member\x18\x01 \x01(\x0b\x32\x1b.ringfence.v1.MemberSummary\"\x83\x01\n\rMemberSummary\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\nsize_class\x18\x03 \x01(\x05\x12\x10\n\x08in_fleet\x18\x04 \x01(\x08\x12\x30\n\x0clast_call_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x15\n\x13GetConditionRequest\"\xba\x01\n\x14GetConditionResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x31\n\rserving_since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rfleet_answers\x18\x03 \x01(\x08\x12\x13\n\x0bknown_nodes\x18\x04 \x01(\x05\x12\x32\n\tlisteners\x18\x05 \x03(\x0b\x32\x1f.ringfence.v1.ListenerCondition\"n\n\x11ListenerCondition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12:\n\x16\x63\x65rtificate_expires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xcb\x04\n\x0c\x41\x64minService\x12I\n\x08StartRun\x12\x1d.ringfence.v1.StartRunRequest\x1a\x1e.ringfence.v1.StartRunResponse\x12\x46\n\x07StopRun\x12\x1c.ringfence.v1.StopRunRequest\x1a\x1d.ringfence.v1.StopRunResponse\x12L\n\tResumeRun\x12\x1e.ringfence.v1.ResumeRunRequest\x1a\x1f.ringfence.v1.ResumeRunResponse\x12R\n\x0bListMembers\x12 .ringfence.v1.ListMembersRequest\x1a!.ringfence.v1.ListMembersResponse\x12X\n\rSuspendMember\x12\".ringfence.v1.SuspendMemberRequest\x1a#.ringfence.v1.SuspendMemberResponse\x12U\n\x0cResumeMember\x12!.ringfence.v1.ResumeMemberRequest\x1a\".ringfence.v1.ResumeMemberResponse\x12U\n\x0cGetCondition\x12!.ringfence.v1.GetConditionRequest\x1a\".ringfence.v1.GetConditionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,30 +46,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUMERUNREQUEST']._serialized_end=363
   _globals['_RESUMERUNRESPONSE']._serialized_start=365
   _globals['_RESUMERUNRESPONSE']._serialized_end=423
-  _globals['_WATCHRUNREQUEST']._serialized_start=425
-  _globals['_WATCHRUNREQUEST']._serialized_end=471
-  _globals['_WATCHRUNRESPONSE']._serialized_start=473
-  _globals['_WATCHRUNRESPONSE']._serialized_end=530
-  _globals['_LISTMEMBERSREQUEST']._serialized_start=532
-  _globals['_LISTMEMBERSREQUEST']._serialized_end=552
-  _globals['_LISTMEMBERSRESPONSE']._serialized_start=554
-  _globals['_LISTMEMBERSRESPONSE']._serialized_end=621
-  _globals['_SUSPENDMEMBERREQUEST']._serialized_start=623
-  _globals['_SUSPENDMEMBERREQUEST']._serialized_end=657
-  _globals['_SUSPENDMEMBERRESPONSE']._serialized_start=659
-  _globals['_SUSPENDMEMBERRESPONSE']._serialized_end=727
-  _globals['_RESUMEMEMBERREQUEST']._serialized_start=729
-  _globals['_RESUMEMEMBERREQUEST']._serialized_end=762
-  _globals['_RESUMEMEMBERRESPONSE']._serialized_start=764
-  _globals['_RESUMEMEMBERRESPONSE']._serialized_end=831
-  _globals['_MEMBERSUMMARY']._serialized_start=834
-  _globals['_MEMBERSUMMARY']._serialized_end=965
-  _globals['_GETCONDITIONREQUEST']._serialized_start=967
-  _globals['_GETCONDITIONREQUEST']._serialized_end=988
-  _globals['_GETCONDITIONRESPONSE']._serialized_start=991
-  _globals['_GETCONDITIONRESPONSE']._serialized_end=1177
-  _globals['_LISTENERCONDITION']._serialized_start=1179
-  _globals['_LISTENERCONDITION']._serialized_end=1289
-  _globals['_ADMINSERVICE']._serialized_start=1292
-  _globals['_ADMINSERVICE']._serialized_end=1956
+  _globals['_LISTMEMBERSREQUEST']._serialized_start=425
+  _globals['_LISTMEMBERSREQUEST']._serialized_end=445
+  _globals['_LISTMEMBERSRESPONSE']._serialized_start=447
+  _globals['_LISTMEMBERSRESPONSE']._serialized_end=514
+  _globals['_SUSPENDMEMBERREQUEST']._serialized_start=516
+  _globals['_SUSPENDMEMBERREQUEST']._serialized_end=550
+  _globals['_SUSPENDMEMBERRESPONSE']._serialized_start=552
+  _globals['_SUSPENDMEMBERRESPONSE']._serialized_end=620
+  _globals['_RESUMEMEMBERREQUEST']._serialized_start=622
+  _globals['_RESUMEMEMBERREQUEST']._serialized_end=655
+  _globals['_RESUMEMEMBERRESPONSE']._serialized_start=657
+  _globals['_RESUMEMEMBERRESPONSE']._serialized_end=724
+  _globals['_MEMBERSUMMARY']._serialized_start=727
+  _globals['_MEMBERSUMMARY']._serialized_end=858
+  _globals['_GETCONDITIONREQUEST']._serialized_start=860
+  _globals['_GETCONDITIONREQUEST']._serialized_end=881
+  _globals['_GETCONDITIONRESPONSE']._serialized_start=884
+  _globals['_GETCONDITIONRESPONSE']._serialized_end=1070
+  _globals['_LISTENERCONDITION']._serialized_start=1072
+  _globals['_LISTENERCONDITION']._serialized_end=1182
+  _globals['_ADMINSERVICE']._serialized_start=1185
+  _globals['_ADMINSERVICE']._serialized_end=1772
 # @@protoc_insertion_point(module_scope)

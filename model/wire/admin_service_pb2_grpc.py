@@ -51,11 +51,6 @@ class AdminServiceStub:
                 request_serializer=ringfence_dot_v1_dot_admin__service__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=ringfence_dot_v1_dot_admin__service__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
-        self.WatchRun = channel.unary_stream(
-                '/ringfence.v1.AdminService/WatchRun',
-                request_serializer=ringfence_dot_v1_dot_admin__service__pb2.WatchRunRequest.SerializeToString,
-                response_deserializer=ringfence_dot_v1_dot_admin__service__pb2.WatchRunResponse.FromString,
-                _registered_method=True)
         self.ListMembers = channel.unary_unary(
                 '/ringfence.v1.AdminService/ListMembers',
                 request_serializer=ringfence_dot_v1_dot_admin__service__pb2.ListMembersRequest.SerializeToString,
@@ -98,13 +93,6 @@ class AdminServiceServicer:
 
     def ResumeRun(self, request, context):
         """Goes on with a run from its last model.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def WatchRun(self, request, context):
-        """Streams a run's events as they happen, from a place in its history, until the run has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,11 +143,6 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ResumeRun,
                     request_deserializer=ringfence_dot_v1_dot_admin__service__pb2.ResumeRunRequest.FromString,
                     response_serializer=ringfence_dot_v1_dot_admin__service__pb2.ResumeRunResponse.SerializeToString,
-            ),
-            'WatchRun': grpc.unary_stream_rpc_method_handler(
-                    servicer.WatchRun,
-                    request_deserializer=ringfence_dot_v1_dot_admin__service__pb2.WatchRunRequest.FromString,
-                    response_serializer=ringfence_dot_v1_dot_admin__service__pb2.WatchRunResponse.SerializeToString,
             ),
             'ListMembers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMembers,
@@ -264,33 +247,6 @@ class AdminService:
             '/ringfence.v1.AdminService/ResumeRun',
             ringfence_dot_v1_dot_admin__service__pb2.ResumeRunRequest.SerializeToString,
             ringfence_dot_v1_dot_admin__service__pb2.ResumeRunResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def WatchRun(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
-            target,
-            '/ringfence.v1.AdminService/WatchRun',
-            ringfence_dot_v1_dot_admin__service__pb2.WatchRunRequest.SerializeToString,
-            ringfence_dot_v1_dot_admin__service__pb2.WatchRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,8 +40,6 @@ class AdminServiceStub:
     """Stops a run; what it reached stays."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeRunRequest, _admin_service_pb2.ResumeRunResponse]
     """Goes on with a run from its last model."""
-    WatchRun: _grpc.UnaryStreamMultiCallable[_admin_service_pb2.WatchRunRequest, _admin_service_pb2.WatchRunResponse]
-    """Streams a run's events as they happen, from a place in its history, until the run has ended."""
     ListMembers: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListMembersRequest, _admin_service_pb2.ListMembersResponse]
     """Lists every member, with when it was last heard of."""
     SuspendMember: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendMemberRequest, _admin_service_pb2.SuspendMemberResponse]
@@ -62,8 +60,6 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Stops a run; what it reached stays."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeRunRequest, _admin_service_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Goes on with a run from its last model."""
-    WatchRun: _aio.UnaryStreamMultiCallable[_admin_service_pb2.WatchRunRequest, _admin_service_pb2.WatchRunResponse]  # type: ignore[assignment]
-    """Streams a run's events as they happen, from a place in its history, until the run has ended."""
     ListMembers: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListMembersRequest, _admin_service_pb2.ListMembersResponse]  # type: ignore[assignment]
     """Lists every member, with when it was last heard of."""
     SuspendMember: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SuspendMemberRequest, _admin_service_pb2.SuspendMemberResponse]  # type: ignore[assignment]
@@ -99,14 +95,6 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ResumeRunResponse, _abc.Awaitable[_admin_service_pb2.ResumeRunResponse]]:
         """Goes on with a run from its last model."""
-
-    @_abc_1.abstractmethod
-    def WatchRun(
-        self,
-        request: _admin_service_pb2.WatchRunRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_admin_service_pb2.WatchRunResponse], _abc.AsyncIterator[_admin_service_pb2.WatchRunResponse]]:
-        """Streams a run's events as they happen, from a place in its history, until the run has ended."""
 
     @_abc_1.abstractmethod
     def ListMembers(

@@ -18,9 +18,9 @@ from flwr.proto.node_pb2 import Node
 from ringfence.server.fleet_gateway import (
     FleetGateway,
     PeerCertificateProtocol,
-    RateLimit,
     mutual_tls,
 )
+from ringfence.server.rate_limit import RateLimit
 
 LIMIT_BYTES = 4096
 BURST = 5

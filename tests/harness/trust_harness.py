@@ -25,7 +25,7 @@ from ringfence.model.drafts import Draft
 from ringfence.model.key_files import load_signing_key
 from ringfence.server.admission import admit_member
 from ringfence.server.certificate_authority import load_certificate_authority
-from ringfence.server.control_plane import serve_releases
+from ringfence.server.control_plane import serve_control_plane
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
@@ -135,7 +135,9 @@ class TrustFederation:
 
         async def serve() -> None:
             try:
-                async with serve_releases(self.home, self.settings, now=lambda: self.clock[0]) as running:
+                async with serve_control_plane(
+                    self.home, self.settings, now=lambda: self.clock[0]
+                ) as running:
                     found.append(running.address)
                     started.set()
                     await stop.wait()

@@ -17,7 +17,7 @@ from trust_harness import FILES
 from ringfence.client.command_line import application as member_application
 from ringfence.model.console import run_application
 from ringfence.server.command_line import application as coordinator_application
-from ringfence.server.control_plane import serve_releases
+from ringfence.server.control_plane import serve_control_plane
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import load_coordinator_settings
 from ringfence.server.release_trust import ReleaseTrust
@@ -55,7 +55,7 @@ def served(home: Path) -> Iterator[str]:
     stop = asyncio.Event()
 
     async def serve() -> None:
-        async with serve_releases(located, settings) as running:
+        async with serve_control_plane(located, settings) as running:
             addresses.append(running.address)
             ready.set()
             await stop.wait()

@@ -9,7 +9,7 @@ import pytest
 from google.rpc import code_pb2
 
 from ringfence.model import errors
-from ringfence.model.errors import PeerError, PolicyError, RingfenceError
+from ringfence.model.errors import NotFoundError, PeerError, PolicyError, RingfenceError, TooOftenError
 from ringfence.model.wire_errors import STATUS_OF, defect_status, from_call, to_status
 
 HOUSE = [
@@ -97,3 +97,18 @@ def test_text_of_the_other_side_cannot_steer_a_terminal() -> None:
     assert arrived.message == "no [2J no"
     assert arrived.hint.isprintable()
     assert len(arrived.hint) == 300
+
+
+def test_a_caller_that_asks_too_often_is_told_when_to_come_back() -> None:
+    arrived = from_call(across_the_wire(TooOftenError("slowly", retry_after_s=2.25)))
+    assert isinstance(arrived, TooOftenError)
+    assert arrived.retry_after_s == 2.25
+    endless = from_call(across_the_wire(TooOftenError("never", retry_after_s=float("inf"))))
+    assert isinstance(endless, TooOftenError)
+    assert endless.retry_after_s == 60.0
+
+
+def test_details_that_are_no_details_are_no_details() -> None:
+    trailers = (("grpc-status-details-bin", b"\xff\xff\xff"),)
+    found = from_call(FailedCall(grpc.StatusCode.NOT_FOUND, "text", trailers))
+    assert type(found) is NotFoundError
