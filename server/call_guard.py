@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ from ringfence.model.errors import (
     DeadlineError,
     PeerError,
     RingfenceError,
+    StorageBusyError,
+    StorageError,
 )
 from ringfence.model.wire_errors import defect_status, to_status
 from ringfence.server.members import Member
@@ -42,7 +45,7 @@ _REFLECTION = "/grpc.reflection."
 _CALLER: ContextVar[Member] = ContextVar("ringfence_caller")
 
 Context = grpc.aio.ServicerContext[Any, Any]
-StillAdmitted = Callable[[], None]
+StillAdmitted = Callable[[], Awaitable[None]]
 
 
 class _Unreadable:
@@ -52,7 +55,7 @@ class _Unreadable:
 class Admission(Protocol):
     """Decides who is served on one listener."""
 
-    def admitted(self, context: Context) -> AbstractContextManager[StillAdmitted]:
+    def admitted(self, context: Context) -> AbstractAsyncContextManager[StillAdmitted]:
         """Return a block in which a call is served; it yields a check that raises once the caller is served no more.
 
         Raises:
@@ -122,7 +125,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not ge
         async def guarded(request: object, context: Context) -> object:
             async with self._clean_errors(context):
                 _require_deadline(context)
-                with self._admission.admitted(context):
+                async with self._admission.admitted(context):
                     return await method(_readable(request), context)
 
         return guarded
@@ -132,9 +135,9 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not ge
             async with self._clean_errors(context):
                 if not is_watch:
                     _require_deadline(context)
-                with self._admission.admitted(context) as still_admitted:
+                async with self._admission.admitted(context) as still_admitted:
                     writing = asyncio.ensure_future(method(_readable(request), context))
-                    await _until_done(writing, still_admitted)
+                    await _until_done(writing, _Recheck(still_admitted))
 
         # gRPC's own health service writes to the context; services of ours yield.
         if not inspect.isasyncgenfunction(method):
@@ -144,7 +147,7 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not ge
             async with self._clean_errors(context):
                 if not is_watch:
                     _require_deadline(context)
-                with self._admission.admitted(context) as still_admitted:
+                async with self._admission.admitted(context) as still_admitted:
                     async for message in _while_admitted(method(_readable(request), context), still_admitted):
                         yield message
 
@@ -154,6 +157,12 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not ge
     async def _clean_errors(self, context: Context) -> AsyncIterator[None]:
         try:
             yield
+        except StorageError as error:
+            if self._for_operators:
+                await _abort(context, to_status(error))
+            _LOG.error("a call failed: %s", error.message)
+            busy = StorageBusyError("The coordinator cannot look that up now.", hint="Try again later.")
+            await _abort(context, to_status(busy))
         except ConfigError as error:
             if self._for_operators:
                 await _abort(context, to_status(error))
@@ -169,14 +178,33 @@ class CallGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not ge
             await _abort(context, defect_status())
 
 
+class _Recheck:
+    """Looks a stream's caller up once in a while, not at each of many messages a second."""
+
+    def __init__(self, still_admitted: StillAdmitted) -> None:
+        self._still_admitted = still_admitted
+        self._due_at = time.monotonic() + RECHECK_S
+
+    async def when_due(self) -> None:
+        """Check if it is time.
+
+        Raises:
+            RingfenceError: the caller is served no more.
+        """
+        if time.monotonic() >= self._due_at:
+            await self._still_admitted()
+            self._due_at = time.monotonic() + RECHECK_S
+
+
 async def _while_admitted(
     messages: AsyncIterator[object], still_admitted: StillAdmitted
 ) -> AsyncIterator[object]:
     """Pass on messages for as long as the caller is admitted, also while none comes."""
+    check = _Recheck(still_admitted)
     try:
         while True:
             try:
-                message = await _until_done(asyncio.ensure_future(anext(messages)), still_admitted)
+                message = await _until_done(asyncio.ensure_future(anext(messages)), check)
             except StopAsyncIteration:
                 return
             yield message
@@ -185,12 +213,12 @@ async def _while_admitted(
             await messages.aclose()
 
 
-async def _until_done(work: asyncio.Future[object], still_admitted: StillAdmitted) -> object:
+async def _until_done(work: asyncio.Future[object], check: _Recheck) -> object:
     """Wait for some work for as long as the caller is admitted; when it is not, or goes, the work is cancelled."""
     try:
         while not work.done():
             await asyncio.wait({work}, timeout=RECHECK_S)
-            still_admitted()
+            await check.when_due()
         return work.result()
     finally:
         if not work.done():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ringfence.model.certificates import identity_of_certificate
+from ringfence.model.certificates import MemberIdentity, identity_of_certificate
 from ringfence.model.errors import ConnectionFailedError, PeerError, TooOftenError
 from ringfence.server.call_guard import Context, StillAdmitted, note_calling_member
 from ringfence.server.members import ActiveMembers, Member
@@ -42,7 +43,7 @@ class MemberAdmission:
     clock: Callable[[], float] = time.monotonic
     _open: Counter[str] = field(default_factory=Counter)
     _last_call_at: dict[str, datetime] = field(default_factory=dict)
-    _calls: Counter[str] = field(default_factory=Counter)
+    _outcomes: Counter[str] = field(default_factory=Counter)
 
     @property
     def last_call_at(self) -> Mapping[str, datetime]:
@@ -52,65 +53,68 @@ class MemberAdmission:
     @property
     def outcomes(self) -> Mapping[str, int]:
         """How many calls were "served", and refused as "unknown", "too_often" or "too_many"; of all callers together."""
-        return self._calls
+        return self._outcomes
 
-    @contextmanager
-    def admitted(self, context: Context) -> Iterator[StillAdmitted]:
+    @asynccontextmanager
+    async def admitted(self, context: Context) -> AsyncIterator[StillAdmitted]:
         """Serve one call of an active member within its share.
 
         Raises:
             ConnectionFailedError: the caller is no active member, or its certificate is not the present one's key.
             TooOftenError: it called too often, or has too many calls open.
         """
-        try:
-            caller = self._identify(context)
-        except ConnectionFailedError:
-            self._calls["unknown"] += 1
-            raise
-        wait_s = self.limit.wait_s(caller.id, now=self.clock())
+        identity = self._identity(context)
+        # Before the members are looked up: haste costs the caller, not the database.
+        wait_s = self.limit.wait_s(identity.spiffe_id, now=self.clock())
         if wait_s > 0:
-            self._calls["too_often"] += 1
+            self._outcomes["too_often"] += 1
             raise TooOftenError(
                 "This member calls too often.", hint="Call again a little later.", retry_after_s=wait_s
             )
-        if self._open[caller.id] >= self.most_open_calls:
-            self._calls["too_many"] += 1
+        if self._open[identity.spiffe_id] >= self.most_open_calls:
+            self._outcomes["too_many"] += 1
             raise TooOftenError(
                 "This member has too many calls open.", hint="End one: a watch, or a download."
             )
-        self._calls["served"] += 1
-        self._last_call_at[caller.id] = datetime.now(UTC)
-        self._open[caller.id] += 1
-        note_calling_member(caller)
+        self._open[identity.spiffe_id] += 1
         try:
-            yield lambda: self._still_active(caller)
+            caller = await self._active(identity)
+            self._outcomes["served"] += 1
+            self._last_call_at[caller.id] = datetime.now(UTC)
+            note_calling_member(caller)
+            # A member that is suspended, or whose key is replaced, while a long call runs gets no further.
+            yield lambda: self._check(identity)
         finally:
-            self._open[caller.id] -= 1
-            if not self._open[caller.id]:
-                del self._open[caller.id]
+            self._open[identity.spiffe_id] -= 1
+            if not self._open[identity.spiffe_id]:
+                del self._open[identity.spiffe_id]
 
-    def _still_active(self, caller: Member) -> None:
-        # A member that is suspended, or whose key is replaced, while a long call runs gets no further.
-        _require_same_key(self.members.by_spiffe_id(caller.spiffe_id), caller.certificate_public_key)
+    async def _check(self, identity: MemberIdentity) -> None:
+        await self._active(identity)
 
-    def _identify(self, context: Context) -> Member:
+    async def _active(self, identity: MemberIdentity) -> Member:
+        try:
+            member = await asyncio.to_thread(self.members.by_spiffe_id, identity.spiffe_id)
+        except ConnectionFailedError:
+            self._outcomes["unknown"] += 1
+            raise
+        if member.certificate_public_key != identity.public_key:
+            # An older certificate of the same name, for a key that was replaced: its week is not waited out.
+            self._outcomes["unknown"] += 1
+            raise _not_served()
+        return member
+
+    def _identity(self, context: Context) -> MemberIdentity:
         properties = context.auth_context()
         certificates = list(properties.get("x509_pem_cert", ()))
         if list(properties.get("transport_security_type", ())) != [b"ssl"] or len(certificates) != 1:
+            self._outcomes["unknown"] += 1
             raise _not_served()
         try:
-            identity = identity_of_certificate(certificates[0])
+            return identity_of_certificate(certificates[0])
         except PeerError as error:
+            self._outcomes["unknown"] += 1
             raise _not_served() from error
-        member = self.members.by_spiffe_id(identity.spiffe_id)
-        # An older certificate of the same name, for a key that was replaced: its week is not waited out.
-        _require_same_key(member, identity.public_key)
-        return member
-
-
-def _require_same_key(member: Member, public_key: str) -> None:
-    if member.certificate_public_key != public_key:
-        raise _not_served()
 
 
 def _not_served() -> ConnectionFailedError:
