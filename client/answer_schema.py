@@ -41,24 +41,6 @@ class _Closed(BaseModel):
 Counter = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class _Numbers(_Closed):
-    """An array as Flower carries it: int64 on the public grid."""
-
-    dtype: Literal["int64"]
-    shape: tuple[Annotated[int, Field(ge=1, le=10_000_000)]]
-    stype: Literal["ringfence.little-endian"]
-    data: bytes
-
-    @model_validator(mode="after")
-    def _on_the_grid(self) -> _Numbers:
-        if len(self.data) != 8 * self.shape[0]:
-            raise ValueError("the array's bytes are not those of its shape")
-        values = np.frombuffer(self.data, dtype="<i8")
-        if (values > _LARGEST_STEPS).any() or (values < -_LARGEST_STEPS).any():
-            raise ValueError("a number is outside the public grid")
-        return self
-
-
 class _SignedHead(_Closed):
     hash: Sha256
     ledger: Sha256
@@ -66,9 +48,23 @@ class _SignedHead(_Closed):
 
 
 class _Charged(_Closed):
+    """What every answer has that a ledger charged: whose it is, and its numbers, int64 on the public grid."""
+
     run: Name
     plan_digest: Sha256
     ledger_head: Annotated[bytes, Field(max_length=_LONGEST_HEAD_BYTES)] = b""
+    dtype: Literal["int64"]
+    length: Annotated[int, Field(ge=1, le=10_000_000)]
+    data: bytes
+
+    @model_validator(mode="after")
+    def _on_the_grid(self) -> Self:
+        if len(self.data) != 8 * self.length:
+            raise ValueError("the array's bytes are not those of its length")
+        values = np.frombuffer(self.data, dtype="<i8")
+        if (values > _LARGEST_STEPS).any() or (values < -_LARGEST_STEPS).any():
+            raise ValueError("a number is outside the public grid")
+        return self
 
     @model_validator(mode="after")
     def _head_is_one(self) -> Self:
@@ -90,6 +86,7 @@ class UpdateForm(_Charged):
     """Fields of an answer to a round."""
 
     kind: Literal["train-update"]
+    array: Literal["update"]
     round: Counter
     attempt: Counter
 
@@ -98,42 +95,33 @@ class HistogramForm(_Charged):
     """Fields of an answer to an evaluation."""
 
     kind: Literal["evaluate-update"]
+    array: Literal["histogram"]
 
-
-class _UpdateArrays(_Closed):
-    update: _Numbers
+    @model_validator(mode="after")
+    def _are_counts(self) -> Self:
+        if (np.abs(np.frombuffer(self.data, dtype="<i8")) > LARGEST_COUNT).any():
+            raise ValueError("a count is out of range")
+        return self
 
 
 class UpdateMessage(_Closed):
     """An answer to a round."""
 
     ringfence: UpdateForm
-    arrays: _UpdateArrays
 
     def numbers(self) -> bytes:
         """Return the bytes of the update, of which the audit log keeps the digest."""
-        return self.arrays.update.data
-
-
-class _HistogramArrays(_Closed):
-    histogram: _Numbers
-
-    @model_validator(mode="after")
-    def _are_counts(self) -> Self:
-        if (np.abs(np.frombuffer(self.histogram.data, dtype="<i8")) > LARGEST_COUNT).any():
-            raise ValueError("a count is out of range")
-        return self
+        return self.ringfence.data
 
 
 class HistogramMessage(_Closed):
     """An answer to an evaluation."""
 
     ringfence: HistogramForm
-    arrays: _HistogramArrays
 
     def numbers(self) -> bytes:
         """Return the bytes of the counts."""
-        return self.arrays.histogram.data
+        return self.ringfence.data
 
 
 class _RefusalForm(_Closed):
@@ -170,15 +158,7 @@ def checked_wire_form(answer: RoundUpdate | Refusal) -> tuple[RecordDict, WireMe
 
 def wrong_fields(error: ValidationError) -> str:
     """Return where a form is wrong, by the names of the schema; names and values of the answer stay out."""
-    known = {
-        "ringfence",
-        "arrays",
-        "update",
-        "histogram",
-        *UpdateForm.model_fields,
-        *_Numbers.model_fields,
-        "code",
-    }
+    known = {"ringfence", *UpdateForm.model_fields, "code"}
     places = set()
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         named = [str(step) for step in item["loc"] if step in known]
@@ -194,7 +174,7 @@ def _schema_of(answer: RoundUpdate | Refusal) -> type[WireMessage]:
 
 def _wire_form(answer: object) -> tuple[RecordDict, dict[str, object]]:
     """Return the Flower content of an answer, and all that is in it as plain values."""
-    from flwr.app import ArrayRecord, ConfigRecord
+    from flwr.app import ConfigRecord
 
     if not isinstance(answer, TrainUpdate | EvaluateUpdate | Refusal):
         raise FirewallError("An answer stays here: it is neither an update nor a refusal.", hint=REPORT)
@@ -209,18 +189,7 @@ def _wire_form(answer: object) -> tuple[RecordDict, dict[str, object]]:
         raise FirewallError("An answer stays here: it has no wire form.", hint=REPORT) from error
     plain: dict[str, object] = {}
     for name, record in content.items():
-        if isinstance(record, ConfigRecord):
-            plain[name] = dict(record)
-        elif isinstance(record, ArrayRecord):
-            plain[name] = {
-                key: {
-                    "dtype": array.dtype,
-                    "shape": tuple(array.shape),
-                    "stype": array.stype,
-                    "data": bytes(array.data),
-                }
-                for key, array in record.items()
-            }
-        else:
+        if not isinstance(record, ConfigRecord):
             raise FirewallError("An answer stays here: it holds a record of another kind.", hint=REPORT)
+        plain[name] = dict(record)
     return content, plain

@@ -73,7 +73,7 @@ def evaluate_request_to_records(request: EvaluateRequest) -> RecordDict:
             "signature": request.signature,
             "known_head": request.known_head,
         },
-        {"parameters": request.parameters.astype("<f8")},
+        ("parameters", request.parameters.astype("<f8")),
     )
 
 
@@ -101,7 +101,7 @@ def evaluate_update_to_records(update: EvaluateUpdate) -> RecordDict:
     return to_records(
         EVALUATE_UPDATE_KIND,
         {"run": update.run, "plan_digest": update.plan_digest, "ledger_head": update.ledger_head},
-        {"histogram": update.histogram.astype("<i8")},
+        ("histogram", update.histogram.astype("<i8")),
     )
 
 

@@ -142,7 +142,7 @@ def request_to_records(request: RoundRequest) -> RecordDict:
             "attempt": request.attempt,
             "known_head": request.known_head,
         },
-        {"parameters": request.parameters.astype("<f8")},
+        ("parameters", request.parameters.astype("<f8")),
     )
 
 
@@ -196,7 +196,7 @@ def answer_to_records(answer: RoundUpdate | Refusal) -> RecordDict:
             "attempt": answer.attempt,
             "ledger_head": answer.ledger_head,
         },
-        {"update": answer.update.astype("<i8")},
+        ("update", answer.update.astype("<i8")),
     )
 
 

@@ -68,6 +68,11 @@ USED: dict[str, tuple[str, ...] | None] = {
         "isolation",
         "runtime_dependency_install",
     ),
+    "flwr.supercore.routers.runtime.tracing:RuntimeTracingMiddleware": None,
+    "flwr.superlink.routers.control.middlewares:ControlEventLogMiddleware": None,
+    "flwr.superlink.routers.control.middlewares:ControlLicenseMiddleware": None,
+    "flwr.superlink.routers.control.middlewares:ControlSensitiveResponseMiddleware": None,
+    "flwr.superlink.routers.fleet.middlewares:FleetEventLogMiddleware": None,
     "flwr.superlink.grid:HttpGrid._runtime_client": None,
     "flwr.superlink.grid:HttpGrid.run": None,
     "flwr.superlink.main:create_app": ("config", "superlink_lifespan_class"),
@@ -204,6 +209,25 @@ def test_the_headers_and_routes_of_the_gateway_are_flowers() -> None:
         "/v1/fleet/unregister-node",
         "/v1/fleet/get-fab",
     }, "Flower serves a Fleet call that is new: decide whether members need it."
+
+
+def test_what_every_request_passes_is_what_was_weighed() -> None:
+    """The adapter leaves out five that do nothing here. Another one in Flower's list has to be weighed first."""
+    from flwr.superlink.config_loader import get_license_plugin
+    from flwr.superlink.main import _get_middleware
+    from starlette.middleware.base import BaseHTTPMiddleware
+
+    idle = {
+        "ControlSensitiveResponseMiddleware",  # forbids caching what a login returns; nobody logs in
+        "ControlLicenseMiddleware",  # asks a plugin that is not part of this Flower
+        "ControlEventLogMiddleware",  # writes to plugins that are not given
+        "FleetEventLogMiddleware",
+        "RuntimeTracingMiddleware",  # acts when FLWR_TRACING_ENABLED is 1
+    }
+    kept = {"ControlAuthenticationMiddleware", "ProtobufTranslationMiddleware", "NodeAuthMiddleware"}
+    names = {each.cls.__name__ for each in _get_middleware() if each.cls is not BaseHTTPMiddleware}
+    assert names == idle | kept
+    assert get_license_plugin() is None
 
 
 def test_every_call_that_an_adapter_makes_is_listed_here() -> None:

@@ -140,8 +140,10 @@ def _a_changed_byte(coordinator: Coordinator) -> None:
 
 def _another_model(coordinator: Coordinator) -> None:
     """Whole and readable, and not what the message was hashed with."""
-    (key,) = (key for key, content in coordinator.objects.items() if content.startswith(b"ArrayChunk "))
-    coordinator.objects[key] = coordinator.objects[key][:-8] + np.float64(1.0).tobytes()
+    model = REQUEST.parameters.tobytes()
+    (key,) = (key for key, content in coordinator.objects.items() if model in content)
+    changed = model[:-8] + np.float64(1.0).tobytes()
+    coordinator.objects[key] = coordinator.objects[key].replace(model, changed)
 
 
 def _swapped_parts(coordinator: Coordinator) -> None:

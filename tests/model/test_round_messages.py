@@ -67,7 +67,7 @@ def test_a_refusal_reads_back_as_it_was_sent_and_is_nothing_but_its_code(code: R
 @pytest.mark.parametrize("dtype", [">f8", "<f8", np.float64])
 def test_the_order_of_bytes_is_fixed_on_the_wire(dtype: str) -> None:
     records = request_to_records(replace(REQUEST, parameters=REQUEST.parameters.astype(dtype)))
-    assert records["arrays"]["parameters"].data == np.array([0.5, -1.0, 2.0], dtype="<f8").tobytes()
+    assert records["ringfence"]["data"] == np.array([0.5, -1.0, 2.0], dtype="<f8").tobytes()
 
 
 def _config(**changes: object) -> Callable[[RecordDict], None]:
@@ -81,31 +81,23 @@ def _config(**changes: object) -> Callable[[RecordDict], None]:
     return change
 
 
-def _array(name: str | None = None, **changes: object) -> Callable[[RecordDict], None]:
-    def change(records: RecordDict) -> None:
-        (own,) = records["arrays"]
-        old = records["arrays"][own]
-        values = {"dtype": old.dtype, "shape": old.shape, "stype": old.stype, "data": old.data}
-        records["arrays"] = ArrayRecord({name or own: Array(**{**values, **changes})})
-
-    return change
+def _flowers_array(records: RecordDict) -> None:
+    """The same numbers once more, as Flower carries arrays."""
+    data = records["ringfence"]["data"]
+    records["arrays"] = ArrayRecord({"update": Array("int64", (3,), "ringfence.little-endian", data)})
 
 
-def _extra_array(records: RecordDict) -> None:
-    (own,) = records["arrays"]
-    records["arrays"]["more"] = records["arrays"][own]
+@pytest.mark.parametrize(
+    "values", [np.zeros((1, 3)), np.float64(0.0), np.zeros(3, np.float32), np.zeros(3, np.int8)]
+)
+def test_an_array_of_another_form_is_not_made_into_a_message(values: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="one dimension"):
+        to_records("train-update", {}, ("update", values))
 
 
-def _no_arrays(records: RecordDict) -> None:
-    del records["arrays"]
-
-
-def _no_array(records: RecordDict) -> None:
-    records["arrays"] = ArrayRecord()
-
-
-def _arrays_of_another_kind(records: RecordDict) -> None:
-    records["arrays"] = ConfigRecord({"parameters": b"", "update": b""})
+def test_a_message_is_one_record_so_that_it_takes_few_calls_to_carry() -> None:
+    for records in (request_to_records(REQUEST), answer_to_records(UPDATE)):
+        assert [type(record) for record in records.values()] == [ConfigRecord]
 
 
 def _extra_record(records: RecordDict) -> None:
@@ -143,22 +135,28 @@ BROKEN = {
     "an extra record": _extra_record,
     "no record": _no_record,
     "a record of another kind": _record_of_another_kind,
-    "no arrays": _no_arrays,
-    "an empty record of arrays": _no_array,
-    "arrays of another kind": _arrays_of_another_kind,
-    "an extra array": _extra_array,
-    "another array": _array("weights"),
-    "another type": _array(dtype="float32"),
-    "objects": _array(dtype="object"),
-    "another encoding": _array(stype="numpy.ndarray"),
-    "two dimensions": _array(shape=(1, 3)),
-    "no dimension": _array(shape=()),
-    "no numbers": _array(shape=(0,), data=b""),
-    "a longer shape": _array(shape=(4,)),
-    "a shorter shape": _array(shape=(2,)),
-    "a negative shape": _array(shape=(-3,)),
-    "a huge shape": _array(shape=(10_000_001,)),
-    "half a number": _array(data=b"\0" * 23),
+    "no array": _config(array=None, dtype=None, length=None, data=None),
+    "an array without its name": _config(array=None),
+    "an array without its type": _config(dtype=None),
+    "an array without its length": _config(length=None),
+    "an array without its numbers": _config(data=None),
+    "Flower's array beside ours": _flowers_array,
+    "another array": _config(array="weights"),
+    "two arrays": _config(array=["update", "parameters"]),
+    "another type": _config(dtype="float32"),
+    "objects": _config(dtype="object"),
+    "big-endian numbers": _config(dtype=">i8"),
+    "no numbers": _config(length=0, data=b""),
+    "a longer length": _config(length=4),
+    "a shorter length": _config(length=2),
+    "a negative length": _config(length=-3),
+    "a huge length": _config(length=10_000_001),
+    "a fractional length": _config(length=3.0),
+    "a list as length": _config(length=[3]),
+    "a truth as length": _config(length=True, data=bytes(8)),
+    "half a number": _config(data=b"\0" * 23),
+    "a number too many": _config(data=b"\0" * 32),
+    "a text as numbers": _config(data="0" * 24),
 }
 BROKEN_REQUEST = {
     "no plan": _config(plan=None),
@@ -166,16 +164,16 @@ BROKEN_REQUEST = {
     "a huge plan": _config(plan=b"x" * 65_537),
     "no signature": _config(signature=None),
     "a number as signature": _config(signature=1),
-    "an update's array": _array("update"),
-    "whole numbers": _array(dtype="int64"),
-    "a model that is not a number": _array(data=np.array([0.0, np.nan, 0.0]).tobytes()),
-    "a model without bound": _array(data=np.array([0.0, np.inf, 0.0]).tobytes()),
+    "an update's array": _config(array="update"),
+    "whole numbers": _config(dtype="int64"),
+    "a model that is not a number": _config(data=np.array([0.0, np.nan, 0.0]).tobytes()),
+    "a model without bound": _config(data=np.array([0.0, np.inf, 0.0]).tobytes()),
 }
 BROKEN_ANSWER = {
     "no plan digest": _config(plan_digest=None),
     "an empty plan digest": _config(plan_digest=""),
-    "a request's array": _array("parameters"),
-    "fractions": _array(dtype="float64"),
+    "a request's array": _config(array="parameters"),
+    "fractions": _config(dtype="float64"),
     "a weight": _config(weight=1e9),
     "a request's kind": _config(kind="train-request"),
     "a refusal's kind": _config(kind="refusal"),
@@ -214,9 +212,10 @@ def test_a_refusal_carries_a_known_code_and_no_words(fields: dict[str, object]) 
     assert "planted-words" not in caught.value.message
 
 
-def test_a_refusal_with_arrays_is_refused() -> None:
+def test_a_refusal_with_an_array_is_refused() -> None:
     records = answer_to_records(UPDATE)
-    records["ringfence"] = ConfigRecord({"kind": "refusal", "code": "policy"})
+    array = {name: records["ringfence"][name] for name in ("array", "dtype", "length", "data")}
+    records["ringfence"] = ConfigRecord({"kind": "refusal", "code": "policy", **array})
     with pytest.raises(PeerError):
         answer_from_records(records)
 
@@ -229,9 +228,9 @@ def test_a_message_of_nothing_is_refused() -> None:
 
 def test_the_size_of_a_message_is_that_of_its_fields_and_arrays() -> None:
     array = np.zeros(5, dtype=np.int64)
-    records = to_records("train-update", {"run": "abc", "round": 1, "head": b"12345"}, {"update": array})
-    # kind, run, round, head with their names, and 8 bytes a number.
-    assert size_of(records) == 4 + 12 + 3 + 3 + 5 + 8 + 4 + 5 + 40
+    records = to_records("train-update", {"run": "abc", "round": 1, "head": b"12345"}, ("update", array))
+    # kind, run, round, head, and the array's name, dtype, length and numbers, each with its name.
+    assert size_of(records) == 4 + 12 + 3 + 3 + 5 + 8 + 4 + 5 + (5 + 6) + (5 + 5) + (6 + 8) + (4 + 40)
     odd = RecordDict({"m": MetricRecord({"x": 1.0}), "c": ConfigRecord({"l": [1, 2], "s": ["ab"]})})
     assert size_of(odd) == 1 + 16 + 1 + 2
     assert size_of(RecordDict({"a": ArrayRecord()})) == 0
