@@ -173,7 +173,7 @@ def test_a_message_of_another_form_is_answered_with_a_code(
     for content in (records, RecordDict()):
         message = Message(content, asked.nodes["acme"], TRAIN_ACTION, ttl=600.0)
         (message_id,) = coordinator.grid.push_messages([message])
-        coordinator.channel._waiting[message_id] = asked.nodes["acme"]
+        coordinator.channel._waiting[message_id] = (asked.nodes["acme"], 1)
         (arrival,) = coordinator.collect()
         assert arrival.answer == Refusal(RefusalCode.BAD_REQUEST)
 

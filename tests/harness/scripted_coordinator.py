@@ -130,7 +130,7 @@ class ScriptedCoordinator:
         """Send one question; return Flower's id of the message."""
         message = Message(request_to_records(request), node_id, action, ttl=600.0, group_id="scripted")
         (message_id,) = self.grid.push_messages([message])
-        self.channel._waiting[message_id] = node_id
+        self.channel._waiting[message_id] = (node_id, request.round)
         return str(message_id)
 
     def collect(self, *, count: int = 1, timeout_s: float = 60.0) -> list[Arrival]:
