@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from ringfence.model.detector import Detector, Score
     from ringfence.model.errors import DataError
     from ringfence.model.explanation import MessageShare
+    from ringfence.model.running_score import RunningScore
 
 _BATCH = 64
 _EXPLAINED_MESSAGES = 5
+_SPARKLINE_WIDTH = 60
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
     score: Score
     messages: tuple[MessageShare, ...] | None
+    timeline: tuple[RunningScore, ...] = ()
 
 
 def score(
@@ -47,6 +51,19 @@ def score(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count and pass over lines that cannot be read.")
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help='Lines are messages, {"conversation", "author", "text", "time"?}: score after each one.',
+        ),
+    ] = False,
+    most_conversations: Annotated[
+        int,
+        typer.Option(
+            "--most-conversations", min=1, help="With --stream: held at once, about 3 kB each; the oldest go."
+        ),
+    ] = 100_000,
     home: Annotated[
         Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
     ] = None,
@@ -57,11 +74,23 @@ def score(
     With --json each score is one JSON object on its own line, so that a stream stays a stream. A line that cannot be read
     ends the command with exit code 4 after the scores of the lines before it, unless --skip-bad is given.
     """
+    from ringfence.client.score_stream import score_stream
     from ringfence.model.detector import Detector
+    from ringfence.model.errors import ConfigError
     from ringfence.model.jsonl_reader import STANDARD_INPUT, SkippedLines, read_conversations
 
     folder = model if model is not None else _release_in_use(MemberHome.locate(home))
     detector = Detector.load(folder)
+    if stream:
+        if top is not None or explain:
+            raise ConfigError(
+                "A stream of messages has no highest scores and no explanation.",
+                hint="Leave out --top and --explain, or score whole conversations.",
+            )
+        count = score_stream(detector, source, skip_bad=skip_bad, most=most_conversations, as_json=as_json)
+        _verdict(count, folder)
+        note("Next: ringfence score --top 10 --explain FILE, to see which messages raise a score.")
+        return
     skipped = SkippedLines() if skip_bad else None
     # Encoding many at once is faster; a stream that a person or a service feeds must not wait for the next line.
     together = 1 if source == STANDARD_INPUT else _BATCH
@@ -73,13 +102,17 @@ def score(
     for line in chosen:
         typer.echo(_json(line) if as_json else _text(line))
         printed += 1
-    note(
-        f"{printed} scores by {folder.resolve().name}. A score is a reason for a person to look, never a verdict."
-    )
+    _verdict(printed, folder)
     if skipped is not None and skipped.first is not None:
         note(f"{skipped.count} lines were passed over; the first: {skipped.first.message}")
     if not explain:
         note("Next: ringfence score --top 10 --explain FILE, to see which messages raise a score.")
+
+
+def _verdict(count: int, folder: Path) -> None:
+    note(
+        f"{count} scores by {folder.resolve().name}. A score is a reason for a person to look, never a verdict."
+    )
 
 
 def _release_in_use(home: MemberHome) -> Path:
@@ -92,10 +125,14 @@ def _lines(
     detector: Detector, conversations: Iterator[Conversation], *, together: int, explain: bool
 ) -> Iterator[_Line]:
     from ringfence.model.explanation import explain as explanation_of
+    from ringfence.model.running_score import timeline
 
     for held, failure in _batches(conversations, together):
         for conversation, found in zip(held, detector.score_together(held), strict=True):
-            yield _Line(score=found, messages=explanation_of(detector, conversation) if explain else None)
+            if explain:
+                yield _Line(found, explanation_of(detector, conversation), timeline(detector, conversation))
+            else:
+                yield _Line(found, None)
         if failure is not None:
             raise failure
 
@@ -131,12 +168,24 @@ def _json(line: _Line) -> str:
         "probability": round(line.score.probability, 4),
     }
     if line.messages is not None:
-        record["messages"] = [asdict(message) for message in line.messages]
+        record["messages"] = [
+            {**asdict(message), "running_score": round(after.logit, 4)}
+            for message, after in zip(line.messages, line.timeline, strict=True)
+        ]
     return json.dumps(record)
+
+
+def _sparkline(probabilities: list[float]) -> str:
+    """Return probabilities as bars, eight heights from 0 to 1; of many messages the highest of each stretch."""
+    width = -(-len(probabilities) // _SPARKLINE_WIDTH)
+    highest = [max(probabilities[start : start + width]) for start in range(0, len(probabilities), width)]
+    return "".join(_BARS[min(len(_BARS) - 1, int(value * len(_BARS)))] for value in highest)
 
 
 def _text(line: _Line) -> str:
     text = f"{line.score.probability:>11.3f}  {line.score.logit:>+8.3f}  {line.score.id}"
+    if line.timeline:
+        text += f"\n             over time  {_sparkline([after.probability for after in line.timeline])}"
     strongest = sorted(line.messages or (), key=lambda message: -message.share)[:_EXPLAINED_MESSAGES]
     for message in strongest:
         text += (

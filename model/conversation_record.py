@@ -54,16 +54,29 @@ def conversation_from_record(record: object) -> Conversation:
     )
 
 
+def message_from_record(record: object) -> tuple[str, Message]:
+    """Return the identifier of a conversation and one message of it: ``{"conversation", "author", "text", "time"?}``.
+
+    Raises:
+        FieldError: a field is missing or of the wrong type. The sender's fault.
+    """
+    if not isinstance(record, Mapping):
+        raise FieldError("", "must be a JSON object")
+    conversation = _identifier(_required(record, "conversation", "conversation"), "conversation")
+    return conversation, _message(record, "")
+
+
 def _message(item: object, field: str) -> Message:
     if not isinstance(item, Mapping):
         raise FieldError(field, "must be a JSON object")
-    text = _required(item, "text", f"{field}.text")
+    inside = f"{field}." if field else ""
+    text = _required(item, "text", f"{inside}text")
     if not isinstance(text, str):
-        raise FieldError(f"{field}.text", "must be a string")
+        raise FieldError(f"{inside}text", "must be a string")
     return Message(
-        author=_identifier(_required(item, "author", f"{field}.author"), f"{field}.author"),
+        author=_identifier(_required(item, "author", f"{inside}author"), f"{inside}author"),
         text=_LONE_SURROGATE.sub("\ufffd", text),
-        time=_time(item.get("time"), f"{field}.time"),
+        time=_time(item.get("time"), f"{inside}time"),
     )
 
 

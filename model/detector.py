@@ -40,6 +40,23 @@ _MAX_TEXT_BYTES = 1024 * 1024
 _PULL_AGAIN = "Pull the release again; if it stays so, tell the coordinator."
 
 
+class RowState(Protocol):
+    """A conversation that is still going on."""
+
+    @property
+    def messages(self) -> int:
+        """How many messages were taken in."""
+
+    def add(self, message: Message) -> npt.NDArray[np.float32]:
+        """Take in one message and return the probability of each stage and of "other", (10,) float32."""
+
+    def features(self) -> npt.NDArray[np.float32]:
+        """Return the row so far, (dimension,) float32."""
+
+    def to_bytes(self) -> bytes:
+        """Return the state to keep."""
+
+
 class FeatureSource(Protocol):
     """What a detector needs of a frozen public feature set (`ringfence.model.feature_set`)."""
 
@@ -63,6 +80,12 @@ class FeatureSource(Protocol):
         self, conversations: Sequence[Conversation], prefixes: Sequence[float] = (1.0,)
     ) -> npt.NDArray[np.float32]:
         """Return one row a conversation and prefix, (n, prefixes, dimension) float32."""
+
+    def rows_of_beginnings(self, conversation: Conversation) -> npt.NDArray[np.float32]:
+        """Return the row after each message of the conversation, (n, dimension) float32."""
+
+    def new_state(self, saved: bytes | None = None) -> RowState:
+        """Return the state of a conversation that goes on."""
 
     def rows_without_each(self, conversation: Conversation) -> npt.NDArray[np.float32]:
         """Return the row of the conversation without its i-th message, for each i, (n, dimension) float32."""

@@ -125,6 +125,21 @@ class FeatureSet:
         authors = [message.author for message in conversation.messages]
         return self._public.standardise(raw_rows_without_each(authors, stages[:, :STAGE_COUNT], projections))
 
+    def rows_of_beginnings(self, conversation: Conversation) -> npt.NDArray[np.float32]:
+        """Return the row after each of the conversation's messages, (n, 108) float32; each is encoded once."""
+        stages, projections = self._tag_and_project([message.text for message in conversation.messages])
+        authors = [message.author for message in conversation.messages]
+        cuts = range(1, len(authors) + 1)
+        return self._public.standardise(raw_rows(authors, stages[:, :STAGE_COUNT], projections, cuts))
+
+    def new_state(self, saved: bytes | None = None) -> ConversationState:
+        """Return the state of a conversation that begins, or goes on from what `ConversationState.to_bytes` gave.
+
+        Raises:
+            DataError: the bytes are no state of this version. Whoever kept them.
+        """
+        return ConversationState(self, saved)
+
     def tags(self, messages: Sequence[Message]) -> npt.NDArray[np.float32]:
         """Return the probability of each stage and of "other" for each message, (n, 10) float32; rows sum to 1."""
         return self._tag_and_project([message.text for message in messages])[0]
@@ -145,16 +160,36 @@ class ConversationState:
 
     Args:
         feature_set: computes the row.
+        saved: what `to_bytes` gave, to go on from there; None for a conversation that begins.
+
+    Raises:
+        DataError: the bytes are no state of this version. Whoever kept them.
     """
 
-    def __init__(self, feature_set: FeatureSet) -> None:
-        self._features = feature_set
-        self._state = StageState()
+    __slots__ = ("_features", "_state")
 
-    def add(self, message: Message) -> None:
-        """Take in one message; the time does not depend on how many came before."""
+    def __init__(self, feature_set: FeatureSet, saved: bytes | None = None) -> None:
+        self._features = feature_set
+        self._state = StageState() if saved is None else StageState.from_bytes(saved)
+
+    @property
+    def messages(self) -> int:
+        """How many messages were taken in."""
+        return self._state.count
+
+    def add(self, message: Message) -> npt.NDArray[np.float32]:
+        """Take in one message and return its tags, (10,) float32; the time does not depend on how many came before."""
         stages, projections = self._features._tag_and_project([message.text])
         self._state.add(message.author, stages[0, :STAGE_COUNT], projections[0])
+        tags: npt.NDArray[np.float32] = stages[0]
+        return tags
+
+    def to_bytes(self) -> bytes:
+        """Return the state to keep: about 400 bytes for two authors.
+
+        It holds authors' names, and of a short conversation nearly what was said: it is personal data.
+        """
+        return self._state.to_bytes()
 
     def features(self) -> npt.NDArray[np.float32]:
         """Return the row so far, (108,) float32, equal to `FeatureSet.rows` on the same messages."""
@@ -256,12 +291,14 @@ class _PublicParts:
             return tensor
 
         hidden = len(tensors["tagger_hidden_bias"])
-        self._hidden = _single(take("tagger_hidden_weight", hidden, dimension).T)
-        self._hidden_bias = _single(take("tagger_hidden_bias", hidden))
-        self._output = _single(take("tagger_output_weight", STAGE_COUNT + 1, hidden).T)
-        self._output_bias = _single(take("tagger_output_bias", STAGE_COUNT + 1))
-        self._centre = _single(take("projection_mean", dimension))
-        self._projection = _single(take("projection", PROJECTION_DIMENSION, dimension).T)
+        # In float64, and the results rounded to float32: products of matrices differ in their last bits with the number of
+        # rows, and a message must count alike alone and among others.
+        self._hidden = np.ascontiguousarray(take("tagger_hidden_weight", hidden, dimension).T)
+        self._hidden_bias = take("tagger_hidden_bias", hidden)
+        self._output = np.ascontiguousarray(take("tagger_output_weight", STAGE_COUNT + 1, hidden).T)
+        self._output_bias = take("tagger_output_bias", STAGE_COUNT + 1)
+        self._centre = take("projection_mean", dimension)
+        self._projection = np.ascontiguousarray(take("projection", PROJECTION_DIMENSION, dimension).T)
         self._mean = take("mean", DIMENSION)
         self._deviation = take("deviation", DIMENSION)
         if not (self._deviation > 0).all():
@@ -272,12 +309,12 @@ class _PublicParts:
         hidden = np.maximum(embedded @ self._hidden + self._hidden_bias, 0)
         logits = hidden @ self._output + self._output_bias
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        result: npt.NDArray[np.float32] = exponents / exponents.sum(axis=1, keepdims=True)
-        return result
+        result: npt.NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+        return result.astype(np.float32)
 
     def project(self, embedded: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        centred: npt.NDArray[np.float32] = embedded - self._centre
-        return centred @ self._projection
+        projected: npt.NDArray[np.float64] = (embedded - self._centre) @ self._projection
+        return projected.astype(np.float32)
 
     def standardise(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         scaled = (raw - self._mean) / self._deviation
@@ -285,10 +322,6 @@ class _PublicParts:
         # A hair under the bound, so that rounding to float32 cannot exceed it.
         scaled *= np.minimum(1.0, ROW_BOUND * (1 - 1e-6) / np.maximum(norms, 1e-12))
         return scaled.astype(np.float32)
-
-
-def _single(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    return np.ascontiguousarray(values, np.float32)
 
 
 def _cut(share: float, count: int) -> int:

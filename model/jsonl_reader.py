@@ -12,17 +12,20 @@ import hashlib
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from ringfence.model.conversation import Conversation
 from ringfence.model.conversation_record import FieldError, conversation_from_record
 from ringfence.model.errors import DataError
 
+Parsed = TypeVar("Parsed")
+
 STANDARD_INPUT = "-"
 MAX_LINE_BYTES = 16 * 1024 * 1024
+TOO_LONG = f"is longer than {MAX_LINE_BYTES // 1024**2} MiB"
 
 _FORM = 'Each line holds {"id", "messages": [{"author", "text", "time"?}], "label"?}.'
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -157,10 +160,10 @@ def _read_one(source: Path | str, *, seen: _Seen, skipped: SkippedLines | None) 
 def _read_lines(
     stream: BinaryIO, *, name: str, seen: _Seen, skipped: SkippedLines | None
 ) -> Iterator[Conversation]:
-    for number, line in _numbered_lines(stream, name):
+    for number, line in numbered_lines(stream, name):
         error: DataError | None = None
         if line is None:
-            error = _bad_line(name, number, "", f"is longer than {MAX_LINE_BYTES // 1024**2} MiB")
+            error = _bad_line(name, number, "", TOO_LONG)
         elif line.strip():
             conversation, problem = _parse(line)
             if problem is not None:
@@ -177,7 +180,7 @@ def _read_lines(
         skipped.first = skipped.first or error
 
 
-def _numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes | None]]:
+def numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes | None]]:
     """Yield each line with its number from 1, or None in place of a line that is too long to hold."""
     number = 0
     while True:
@@ -203,12 +206,18 @@ def _numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes | 
 
 
 def _parse(line: bytes) -> tuple[Conversation | None, FieldError | None]:
-    """Return a conversation or what is wrong with the line.
+    return parse_record(line, conversation_from_record)
+
+
+def parse_record(
+    line: bytes, from_record: Callable[[object], Parsed]
+) -> tuple[Parsed | None, FieldError | None]:
+    """Return what one line holds, or what is wrong with it.
 
     The problem is returned, not raised from its cause: the causes (JSONDecodeError, UnicodeDecodeError) carry the line.
     """
     try:
-        return conversation_from_record(json.loads(line.decode("utf-8"))), None
+        return from_record(json.loads(line.decode("utf-8"))), None
     except FieldError as error:
         return None, FieldError(error.field, error.reason)
     except UnicodeDecodeError as error:

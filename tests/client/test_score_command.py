@@ -86,8 +86,21 @@ def test_explanations_name_stages_and_positions(release: Path, capsys: pytest.Ca
     run(release / "examples.jsonl", "--model", release, "--json", "--top", 1, "--explain")
     messages = json_lines(capsys.readouterr().out)[0]["messages"]
     assert isinstance(messages, list)
-    assert set(messages[0]) == {"index", "stage", "stage_probability", "share"}
+    assert set(messages[0]) == {"index", "stage", "stage_probability", "share", "running_score"}
     assert len(messages) == len(EXAMPLES[0].messages)
+
+
+def test_an_explanation_shows_how_the_score_went(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(release / "examples.jsonl", "--model", release, "--top", 1, "--explain")
+    bars = capsys.readouterr().out.split("over time")[1].splitlines()[0].strip()
+    assert len(bars) == len(EXAMPLES[0].messages)
+    assert bars[0] < bars[-1]
+    run(release / "examples.jsonl", "--model", release, "--json", "--top", 1, "--explain")
+    line = json_lines(capsys.readouterr().out)[0]
+    messages = line["messages"]
+    assert isinstance(messages, list)
+    assert messages[-1]["running_score"] == line["score"]
+    assert messages[0]["running_score"] < line["score"]
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--explain",), ("--json", "--explain", "--top", "5")])
@@ -197,3 +210,101 @@ def test_a_reader_that_goes_away_is_no_error(release: Path, chats: Path) -> None
         assert child.stderr is not None
         child.stdout.close()
         assert "Traceback" not in child.stderr.read()
+
+
+class TestAStreamOfMessages:
+    def test_gives_after_each_message_the_score_of_its_conversation(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "messages.jsonl"
+        # Message by message in turn, as they come in when people talk side by side.
+        turns = max(len(item.messages) for item in EXAMPLES)
+        sent = [
+            (item.id, item.messages[turn])
+            for turn in range(turns)
+            for item in EXAMPLES
+            if turn < len(item.messages)
+        ]
+        path.write_text(
+            "".join(
+                json.dumps({"conversation": name, "author": message.author, "text": message.text}) + "\n"
+                for name, message in sent
+            )
+        )
+        assert run(path, "--model", release, "--json", "--stream") == 0
+        captured = capsys.readouterr()
+        lines = json_lines(captured.out)
+        assert [line["conversation"] for line in lines] == [name for name, _ in sent]
+        last = {str(line["conversation"]): line for line in lines}
+        for expected in Detector.load(release).score_together(EXAMPLES):
+            if expected.id in last:
+                assert last[expected.id]["score"] == pytest.approx(expected.logit, abs=6e-5)
+        assert {"message", "stage", "stage_probability", "probability"} < set(lines[0])
+        assert "never a verdict" in captured.err
+        assert run(path, "--model", release, "--stream") == 0
+        assert "secrecy" in capsys.readouterr().out
+
+    def test_comes_back_while_the_stream_is_open(self, release: Path) -> None:
+        command = [sys.executable, "-c", CODE, "-", "--model", str(release), "--json", "--stream"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            guard = threading.Timer(120, child.kill)
+            guard.start()
+            for index in range(3):
+                message = {"conversation": "c", "author": "a", "text": "hello", "time": 17.5}
+                child.stdin.write(json.dumps(message) + "\n")
+                child.stdin.flush()
+                assert json.loads(child.stdout.readline())["message"] == index + 1
+            child.stdin.close()
+            assert child.stdout.read() == ""
+            guard.cancel()
+
+    def test_holds_only_so_many_conversations_and_says_so(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "messages.jsonl"
+        names = ["a", "b", "a", "c", "b", "a"]
+        path.write_text(
+            "".join(
+                json.dumps({"conversation": name, "author": "x", "text": SECRET}) + "\n" for name in names
+            )
+        )
+        assert run(path, "--model", release, "--json", "--stream", "--most-conversations", 2) == 0
+        captured = capsys.readouterr()
+        # b was silent longest when c came, so b begins anew; then a goes for b, and begins anew.
+        assert [line["message"] for line in json_lines(captured.out)] == [1, 1, 2, 1, 1, 1]
+        assert "3 conversations were let go" in captured.err
+        assert "heron" not in captured.out + captured.err
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("{broken", "line 2: is not JSON"),
+            ('["a"]', "line 2: must be a JSON object"),
+            ('{"author": "a", "text": "x"}', "line 2, field conversation: is missing"),
+            ('{"conversation": "c", "author": "a", "text": 7}', "line 2, field text: must be a string"),
+            ('{"conversation": "c", "text": "x"}', "line 2, field author: is missing"),
+        ],
+    )
+    def test_ends_at_a_bad_line_after_the_scores_before_it(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, expected: str
+    ) -> None:
+        path = tmp_path / "messages.jsonl"
+        good = json.dumps({"conversation": "c", "author": "a", "text": SECRET})
+        path.write_text(f"{good}\n{line}\n{good}\n")
+        assert run(path, "--model", release, "--json", "--stream") == 4
+        captured = capsys.readouterr()
+        assert json_lines(captured.out)[0]["message"] == 1
+        assert expected in captured.err
+        assert run(path, "--model", release, "--json", "--stream", "--skip-bad") == 0
+        captured = capsys.readouterr()
+        assert [found["message"] for found in json_lines(captured.out)] == [1, 2]
+        assert "1 lines were passed over" in captured.err
+
+    @pytest.mark.parametrize("option", [("--top", 3), ("--explain",)])
+    def test_has_no_highest_score_and_no_explanation(
+        self, release: Path, chats: Path, capsys: pytest.CaptureFixture[str], option: tuple[object, ...]
+    ) -> None:
+        assert run(chats, "--model", release, "--stream", *option) == 4
+        assert "stream of messages" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""A conversation scored while it goes on: each message costs the same, however many came before.
+
+    live = LiveConversation(detector, "c1")
+    for message in messages:
+        found = live.add(message)
+        if found.probability > threshold:
+            ...
+
+The score after a message equals that of the conversation up to it, scored whole, to 1e-6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ringfence.model.conversation import Conversation, Message
+from ringfence.model.detector import Detector
+from ringfence.model.feature_set import STAGE_NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class RunningScore:
+    """What a detector says after one message of a conversation: a reason for a person to look, never a verdict.
+
+    Attributes:
+        message: how many messages there were, this one included.
+        logit: the score of the conversation so far.
+        probability: the calibrated score, in [0, 1].
+        stage: the likeliest stage of this message, or "other".
+        stage_probability: of that stage, in [0, 1].
+    """
+
+    message: int
+    logit: float
+    probability: float
+    stage: str
+    stage_probability: float
+
+
+class LiveConversation:
+    """A conversation and its score, message by message.
+
+    Args:
+        detector: scores it.
+        identifier: of the conversation.
+        saved: what `to_bytes` gave, to go on from there; None for a conversation that begins.
+
+    Raises:
+        DataError: the bytes are no state of this version. Whoever kept them.
+    """
+
+    __slots__ = ("_detector", "_state", "identifier")
+
+    def __init__(self, detector: Detector, identifier: str, *, saved: bytes | None = None) -> None:
+        self.identifier = identifier
+        self._detector = detector
+        self._state = detector.feature_set.new_state(saved)
+
+    def add(self, message: Message) -> RunningScore:
+        """Take in a message and return the score after it."""
+        tags = self._state.add(message)
+        logit = self._detector.logits(self._state.features()[None])
+        stage = int(tags.argmax())
+        return RunningScore(
+            message=self._state.messages,
+            logit=float(logit[0]),
+            probability=float(self._detector.calibration.probabilities(logit)[0]),
+            stage=STAGE_NAMES[stage],
+            stage_probability=float(tags[stage]),
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the state to keep, about 400 bytes for two authors: personal data, readable by its owner alone.
+
+        Numbers are kept to float32, so the scores that follow agree with those of the whole conversation to about 1e-5.
+        """
+        return self._state.to_bytes()
+
+
+def timeline(detector: Detector, conversation: Conversation) -> tuple[RunningScore, ...]:
+    """Return the score after each message, in order; as `LiveConversation`, but encoded together, which is faster."""
+    if not conversation.messages:
+        return ()
+    logits = detector.logits(detector.feature_set.rows_of_beginnings(conversation))
+    probabilities = detector.calibration.probabilities(logits)
+    tags = detector.feature_set.tags(conversation.messages)
+    return tuple(
+        RunningScore(
+            message=index + 1,
+            logit=float(logits[index]),
+            probability=float(probabilities[index]),
+            stage=STAGE_NAMES[int(stage)],
+            stage_probability=float(tags[index, stage]),
+        )
+        for index, stage in enumerate(np.argmax(tags, axis=1))
+    )
