@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ringfence.client.agent_condition import AgentCondition, agent_lock_file
 from ringfence.client.answer_schema import FirewallError
 from ringfence.client.answer_timing import SHARE_OF_DEADLINE, padded_until
 from ringfence.client.answering import Answering, Outgoing
@@ -29,14 +30,18 @@ from ringfence.client.member_ledger import MemberLedger, open_member_ledger
 from ringfence.client.member_settings import MemberSettings, load_member_settings
 from ringfence.client.policy import load_policy
 from ringfence.client.policy_gate import PolicyGate
+from ringfence.client.release_following import ReleaseFollower
 from ringfence.client.retention import DAY_S, apply_retention
 from ringfence.client.worker import Worker
 from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError, RingfenceError
 from ringfence.model.round_messages import Refusal, RefusalCode
+from ringfence.model.service_notice import ServiceNotice
 
 log = logging.getLogger("ringfence.agent")
 _SHORTEST_SLOT_S = 30.0
 _LONGEST_SLOT_S = 3600.0
+_BEAT_S = 10.0
+_LOCK_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class Agent:
         poll_s: seconds between two questions to the coordinator for work.
         retry: how to come back after a lost connection.
         pad_to_share: answers leave at the end of slots of this share of the round's deadline; 0 for no padding.
+        condition: takes down how the agent is.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Agent:
         poll_s: float = 0.25,
         retry: Retry | None = None,
         pad_to_share: float = 0.0,
+        condition: AgentCondition | None = None,
     ) -> None:
         self._home = home
         self._settings = settings
@@ -94,6 +101,7 @@ class Agent:
         self._poll_s = poll_s
         self._retry = retry or Retry()
         self._house_due_at = 0.0
+        self._condition = condition or AgentCondition(home, notice=ServiceNotice())
 
     def run(self, stop: threading.Event) -> None:
         """Take part until ``stop`` is set.
@@ -108,17 +116,20 @@ class Agent:
                 with self._connect() as connection:
                     (self._home.agent / "node-id").write_text(str(connection.node_id))
                     log.info("connected to %s as %s", self._settings.fleet_address, self._settings.member)
+                    self._condition.connected(self._settings.fleet_address)
                     failures = 0
                     self._take_part(connection, stop)
             except ConnectionFailedError as error:
                 failures += 1
                 wait_s = self._retry.wait_s(failures, jitter=random.random())  # noqa: S311 - not a secret
                 log.warning("%s Next try in %.0f s. %s", error.message, wait_s, error.hint)
-                stop.wait(wait_s)
+                self._condition.disconnected(error)
+                self._pause(wait_s, stop=stop)
 
     def _take_part(self, connection: FleetConnection, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
+                self._condition.alive()
                 self._keep_house()
                 task = connection.receive()
                 if task is None:
@@ -157,7 +168,15 @@ class Agent:
         slot_s = min(
             max(outgoing.plan.cohort.round_deadline_s * self._pad_to_share, _SHORTEST_SLOT_S), _LONGEST_SLOT_S
         )
-        return not stop.wait(padded_until(now, asked_at=asked_at, slot_s=slot_s) - now)
+        return not self._pause(padded_until(now, asked_at=asked_at, slot_s=slot_s) - now, stop=stop)
+
+    def _pause(self, seconds: float, *, stop: threading.Event) -> bool:
+        """Wait so long, saying now and then that the agent turns; return whether it is to stop."""
+        left_s = seconds
+        while left_s > 0 and not stop.wait(min(left_s, _BEAT_S)):
+            self._condition.alive()
+            left_s -= _BEAT_S
+        return stop.is_set()
 
     def _send(self, connection: FleetConnection, task: FleetTask, outgoing: Outgoing) -> None:
         cleared = self._clear(outgoing)
@@ -201,7 +220,8 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
         )
 
     with ExitStack() as stack:
-        stack.enter_context(_only_agent(home.agent / "agent.lock"))
+        stack.enter_context(_only_agent(agent_lock_file(home)))
+        condition = AgentCondition(home, notice=ServiceNotice.from_environment())
         ledger = stack.enter_context(
             open_member_ledger(
                 home,
@@ -213,7 +233,7 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
         )
         firewall = Firewall(AuditLog.of(home), destination=settings.fleet_address)
         gate = PolicyGate(home, ledger=ledger, now=lambda: datetime.now(UTC))
-        worker = stack.enter_context(Worker(home))
+        worker = stack.enter_context(Worker(home, stop=stop, alive=condition.alive))
         answering = Answering(
             settings=settings,
             worker=worker,
@@ -221,6 +241,8 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
             permit=gate.permit,
             forgotten=lambda: exclusions_stamp(home),
         )
+        stack.enter_context(ReleaseFollower(home, report=condition.looked_for_release))
+        condition.started()
         Agent(
             home,
             settings=settings,
@@ -230,7 +252,10 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
             connect=connect,
             poll_s=poll_s,
             pad_to_share=SHARE_OF_DEADLINE if policy.answers.pad_timing else 0.0,
+            condition=condition,
         ).run(stop)
+        condition.stopping()
+    condition.stopped()
 
 
 def _last_node_id(path: Path) -> int | None:
@@ -244,11 +269,16 @@ def _only_agent(path: Path) -> AbstractContextManager[object]:
     import fcntl
 
     file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise ConfigError(
-            "Another agent runs on this folder.", hint="Stop it first, or use another --home."
-        ) from error
+    for tries_left in reversed(range(_LOCK_TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if tries_left:
+                time.sleep(0.05)  # perhaps only somebody who asked for the status
+                continue
+            file.close()
+            raise ConfigError(
+                "Another agent runs on this folder.", hint="Stop it first, or use another --home."
+            ) from error
     return file

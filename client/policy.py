@@ -26,6 +26,7 @@ from ringfence.client.policy_rules import (
     LedgerRules,
     LimitRules,
     MethodRules,
+    ReleaseRules,
     RetentionRules,
     Section,
 )
@@ -60,6 +61,7 @@ class Policy(Section):
         hours: when training may run.
         retention: how long what training leaves behind is kept.
         answers: how answers leave.
+        releases: what the agent does about new releases.
         ledger: the ledger's second place, and who may change its terms.
     """
 
@@ -71,6 +73,7 @@ class Policy(Section):
     hours: HourRules = HourRules()
     retention: RetentionRules = RetentionRules()
     answers: AnswerRules = AnswerRules()
+    releases: ReleaseRules = ReleaseRules()
     ledger: LedgerRules = LedgerRules()
     _source: PolicySource = PrivateAttr(default_factory=PolicySource)
 

@@ -161,6 +161,19 @@ class AnswerRules(Section):
     )
 
 
+class ReleaseRules(Section):
+    """What the agent does about new releases of the detector. The fields' descriptions say each."""
+
+    updates: Literal["use", "hold", "off"] = Field(
+        default="hold",
+        description='"use": a new release that members countersigned is scored with, unless its scores mean something new. '
+        '"hold": it is pulled and verified, and a person takes it into use. "off": nothing is pulled.',
+    )
+    check_hours: float = Field(
+        default=4.0, ge=0.001, le=168, description="Hours between two looks for a new release."
+    )
+
+
 class LedgerRules(Section):
     """Where the ledger's newest head is kept a second time, and who may change its terms."""
 

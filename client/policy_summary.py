@@ -8,6 +8,12 @@ from datetime import datetime
 from ringfence.client.policy import Policy
 from ringfence.client.training_hours import inside
 
+_RELEASES = {
+    "use": "pulled, verified and used; a new major version waits for a person",
+    "hold": "pulled and verified; a person takes them into use",
+    "off": "not pulled",
+}
+
 
 def policy_lines(policy: Policy, *, now: datetime) -> list[str]:
     """Return the policy as a table.
@@ -49,6 +55,7 @@ def _rows(policy: Policy, now: datetime) -> Iterator[tuple[str, str]]:
         "timing",
         "answers wait for the deadline" if policy.answers.pad_timing else "answers leave when ready",
     )
+    yield "releases", _RELEASES[policy.releases.updates]
 
 
 def _either(values: tuple[str, ...]) -> str:

@@ -12,6 +12,9 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +35,7 @@ _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _STOP_S = 5.0
+_TURN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +58,23 @@ class Worker:
 
     Args:
         home: the member's folder.
+        stop: once it is set, an answer that is under way has ``grace_s`` left and is dropped then.
+        alive: called every second while an answer is awaited.
+        grace_s: in which a present answer may still be finished.
     """
 
-    def __init__(self, home: MemberHome) -> None:
+    def __init__(
+        self,
+        home: MemberHome,
+        *,
+        stop: threading.Event | None = None,
+        alive: Callable[[], None] = lambda: None,
+        grace_s: float = 10.0,
+    ) -> None:
         self._home = home
+        self._stop = stop or threading.Event()
+        self._alive = alive
+        self._grace_s = grace_s
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -85,11 +102,10 @@ class Worker:
             return WorkerAnswer(Refusal(RefusalCode.FAILED), "The worker did not start.")
         try:
             pipe.send(request)
-            if not pipe.poll(timeout_s):
+            dropped = self._wait_for_answer(pipe, timeout_s=timeout_s)
+            if dropped is not None:
                 self._end()
-                return WorkerAnswer(
-                    Refusal(RefusalCode.FAILED), f"The worker did not answer within {timeout_s:.0f} s."
-                )
+                return dropped
             answer: WorkerAnswer = pipe.recv()
         except (EOFError, OSError):
             self._end()
@@ -97,6 +113,24 @@ class Worker:
                 Refusal(RefusalCode.FAILED), "The worker died; the next request starts another."
             )
         return answer
+
+    def _wait_for_answer(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | None:
+        """Wait until the child has answered; return what to answer instead if it does not come."""
+        waited_from = time.monotonic()
+        stopped_at: float | None = None
+        while not pipe.poll(min(_TURN_S, timeout_s)):
+            self._alive()
+            now = time.monotonic()
+            if now - waited_from > timeout_s:
+                return WorkerAnswer(
+                    Refusal(RefusalCode.FAILED), f"The worker did not answer within {timeout_s:.0f} s."
+                )
+            if self._stop.is_set():
+                stopped_at = stopped_at or now
+                if now - stopped_at >= self._grace_s:
+                    # Nothing was charged for it yet. The coordinator asks again, and the next agent answers.
+                    return WorkerAnswer(Refusal(RefusalCode.BUSY), "The agent stops; the answer is dropped.")
+        return None
 
     def _start(self) -> None:
         self._end()

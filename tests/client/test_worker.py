@@ -189,3 +189,27 @@ def test_a_worker_whose_data_is_damaged_answers_with_a_code(tmp_path: Path, requ
     assert answer.answer == Refusal(RefusalCode.NO_DATA)
     assert "line 1" in answer.reason
     assert PLANTED not in answer.reason
+
+
+def test_an_answer_under_way_is_dropped_once_the_agent_stops_and_its_grace_is_over(
+    home_and_request: tuple[MemberHome, TrainRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, request_ = home_and_request
+    monkeypatch.setattr(worker_module, "_serve", hang)
+    stop, beats = threading.Event(), list[int]()
+    with Worker(home, stop=stop, alive=lambda: (beats.append(1), stop.set())[0], grace_s=0.0) as worker:
+        answer = worker.answer(request_, timeout_s=100)
+    assert answer.answer == Refusal(RefusalCode.BUSY)
+    assert "dropped" in answer.reason
+    assert len(beats) in (1, 2)
+
+
+def test_an_answer_that_comes_within_the_grace_of_a_stop_is_kept(
+    home_and_request: tuple[MemberHome, TrainRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, request_ = home_and_request
+    monkeypatch.setattr(worker_module, "_serve", sleep_then_answer)
+    stop = threading.Event()
+    stop.set()
+    with Worker(home, stop=stop, grace_s=120) as worker:
+        assert worker.answer(request_, timeout_s=100) == WorkerAnswer(Refusal(RefusalCode.POLICY), "late")
