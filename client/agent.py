@@ -206,7 +206,7 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
     settings = load_member_settings(home)
     for file in (home.key_file, home.certificate_file, home.ca_file):
         if not file.is_file():
-            raise ConfigError(f"{file} is missing.", hint="Run: ringfence identity accept WELCOME")
+            raise ConfigError(f"{file} is missing.", hint="Join first: ringfence join INVITATION")
     policy = load_policy(home)
     home.agent.mkdir(mode=0o700, parents=True, exist_ok=True)
 

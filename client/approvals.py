@@ -12,6 +12,7 @@ import grpc
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
+from ringfence.client.founding import note_agreed_root
 from ringfence.client.member_home import MemberHome
 from ringfence.client.releases import ReleaseStore
 from ringfence.client.signed_releases import load_signed_releases
@@ -167,6 +168,8 @@ def sign_draft(home: MemberHome, *, draft: Draft, unsafe_unseen: bool = False) -
             if document.role == "root"
             else parse_metadata(document.metadata.encode(), Targets)
         )
+        if isinstance(metadata.signed, Root) and trusted is None:
+            note_agreed_root(home, root=metadata)
         made = signer.sign(metadata.signed_bytes)
         signatures.append(RoleSignature(role=document.role, key_id=key_id, signature=made.signature))
     if not signatures:

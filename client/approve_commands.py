@@ -113,14 +113,16 @@ def sign(
 def _fetch(draft: str, *, home: MemberHome) -> Draft:
     from ringfence.client.approvals import ApprovalClient
     from ringfence.client.coordinator_connection import open_release_channel
+    from ringfence.client.founding import pin_first_root
     from ringfence.client.releases import ReleaseStore
     from ringfence.model.drafts import load_draft
 
     if _is_file(draft):
         return load_draft(Path(draft))
-    # Compared with the newest that is published, not with what happens to be stored here.
-    ReleaseStore(home).refresh()
     with open_release_channel(home) as channel:
+        if pin_first_root(home, channel=channel):
+            # Compared with the newest that is published, not with what happens to be stored here.
+            ReleaseStore(home).refresh()
         return ApprovalClient(channel).get_draft(draft)
 
 

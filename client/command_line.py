@@ -13,6 +13,7 @@ from ringfence.client import (
     data_commands,
     evidence_commands,
     identity_commands,
+    join_commands,
     model_commands,
     policy_commands,
     score_command,
@@ -34,6 +35,10 @@ for _group in (
     evidence_commands,
 ):
     application.add_typer(_group.application)
+application.command(epilog="Example: ringfence join rfj1.WyIx.fDAw --data conversations.jsonl")(
+    join_commands.join
+)
+application.command(epilog="Example: ringfence leave --yes")(join_commands.leave)
 application.command(epilog="Example: ringfence score --top 20 --explain conversations.jsonl")(
     score_command.score
 )

@@ -1,4 +1,4 @@
-"""A member's identity: keys made here, a certificate for them, and what it trusts because of its welcome.
+"""A member's identity: keys made here, a certificate for them, and what it trusts because its invitation pinned it.
 
 The key of mutual TLS serves the training host. The approval key is another one on purpose: it countersigns releases and
 belongs to a person.
@@ -6,6 +6,7 @@ belongs to a person.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from ringfence.client.policy_text import ensure_policy
 from ringfence.model.atomic_file import write_atomically
 from ringfence.model.certificates import MemberIdentity, identity_of_certificate
 from ringfence.model.errors import ConfigError, PeerError
-from ringfence.model.joining import JoinRequest, WelcomeBundle
+from ringfence.model.joining import JoinRequest, TrustBundle
 from ringfence.model.key_files import (
     load_signing_key,
     load_transport_key,
@@ -38,7 +39,7 @@ from ringfence.model.plan import describe
 from ringfence.model.trust_chain import check_first_root
 
 DEFAULT_SIZE_CLASS = 256
-_ASK_AGAIN = "Ask the coordinator for a new welcome."
+_ASK_AGAIN = "Ask the coordinator for a new invitation."
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,138 +48,185 @@ class InstalledIdentity:
 
     Attributes:
         identity: federation, member and public key of the certificate.
-        expires_at: when the certificate ends, UTC.
+        begins_at: when the certificate begins, UTC.
+        expires_at: when it ends, UTC.
     """
 
     identity: MemberIdentity
+    begins_at: datetime
     expires_at: datetime
 
 
-def create_identity(
-    home: MemberHome, *, member: str, request_file: Path, size_class: int = DEFAULT_SIZE_CLASS
-) -> JoinRequest:
-    """Make this company's keys, and write the request that the coordinator answers with a welcome.
+def make_request(home: MemberHome, *, size_class: int = DEFAULT_SIZE_CLASS) -> JoinRequest:
+    """Make this company's keys, and return what it asks to be admitted with.
 
-    Keys that are there already are kept, so that a request can be written again.
+    Keys that are there already are kept, and so is the request: sent again after a crash, it has the same answer.
 
     Args:
         home: the member's folder; made if missing.
-        member: the identifier that the company would like.
-        request_file: where the request is written; it holds nothing secret.
         size_class: power of two near the number of conversations; it becomes public.
 
     Raises:
-        ConfigError: the name or size class is not in the agreed form, the folder or the file cannot be written, or a key is damaged. The operator's to mend.
+        ConfigError: the size class is not in the agreed form, the folder cannot be written, or a key is damaged. The operator's to mend.
     """
     try:
-        # Before any key is made, so that a slip in the name leaves nothing behind.
-        wished = JoinRequest(
-            member=member, csr="-", approval_public_key="-", identity_public_key="-", size_class=size_class
-        )
+        # Before any key is made, so that a slip leaves nothing behind.
+        wished = JoinRequest(csr="-", approval_public_key="-", identity_public_key="-", size_class=size_class)
     except ValidationError as error:
         raise ConfigError(
             f"This cannot be asked for: {describe(error)}", hint="Correct what is named."
         ) from error
     home.create()
     key = load_transport_key(home.key_file) if home.key_file.exists() else make_transport_key(home.key_file)
-    approval = (
-        load_signing_key(home.approval_key_file)
-        if home.approval_key_file.exists()
-        else make_signing_key(home.approval_key_file)
+    approval, own = (
+        load_signing_key(file) if file.exists() else make_signing_key(file)
+        for file in (home.approval_key_file, home.identity_key_file)
     )
-    own = (
-        load_signing_key(home.identity_key_file)
-        if home.identity_key_file.exists()
-        else make_signing_key(home.identity_key_file)
-    )
-    # No name in it: the coordinator decides the name, and ignores what a request says.
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-    request = wished.model_copy(
+    wished = wished.model_copy(
         update={
-            "csr": csr.public_bytes(serialization.Encoding.PEM).decode("ascii"),
             "approval_public_key": public_pem(approval.public_key()),
             "identity_public_key": public_pem(own.public_key()),
         }
     )
-    request.save(request_file)
+    earlier = _earlier_request(home, key=public_pem(key.public_key()))
+    if earlier is not None and earlier == wished.model_copy(update={"csr": earlier.csr}):
+        return earlier
+    # No name in it: the coordinator decides the name, and ignores what a request says.
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    request = wished.model_copy(update={"csr": csr.public_bytes(serialization.Encoding.PEM).decode("ascii")})
+    _write(home, {home.request_file: request.model_dump_json(indent=2).encode() + b"\n"})
     return request
 
 
-def accept_welcome(home: MemberHome, *, welcome: WelcomeBundle, now: datetime) -> MemberSettings:
-    """Check a welcome, and install what it brings: certificate, CA, pinned root of trust, settings; and a first policy.
-
-    A later welcome renews the certificate. It may not move the member to another federation or replace the pinned root.
-
-    Args:
-        home: the member's folder, with the keys made by `create_identity`.
-        welcome: what the coordinator sent.
-        now: the present, UTC.
+def check_bundle(home: MemberHome, *, bundle: TrustBundle) -> None:
+    """Raise unless a bundle may become what this folder's member believes; nothing is written.
 
     Raises:
-        ConfigError: the keys are missing, or this member belongs to another federation. The operator's to mend.
-        PeerError: the certificate is not for this key, this name or this federation, or its CA did not sign it.
-        ReleaseError: the root of trust is not signed by enough of its own keys. The coordinator's fault.
+        ConfigError: the folder belongs to another federation. The operator's to mend.
+        PeerError: the bundle brings another root than the one that is pinned here.
+        ReleaseError: its root of releases is not signed by enough of its own keys. The coordinator's fault.
     """
-    key = load_transport_key(home.key_file)
-    identity = check_certificate(welcome.certificate.encode(), ca=welcome.ca.encode(), now=now)
-    if identity.public_key != public_pem(key.public_key()):
-        raise PeerError("The welcome is for another key than this member's.", hint=_ASK_AGAIN)
-    if (identity.federation, identity.member) != (welcome.federation, welcome.member):
-        raise PeerError("The welcome and its certificate name different members.", hint=_ASK_AGAIN)
-    root = welcome.trust_root_bytes()
-    check_first_root(root)
-    data = DataSettings()
     if home.settings_file.exists():
         present = load_member_settings(home, environment={})
-        data = present.data
-        if present.federation != welcome.federation:
+        if present.federation != bundle.federation:
             raise ConfigError(
                 f"This folder belongs to the federation {present.federation}.", hint="Choose another --home."
             )
-    if home.root_file.exists() and home.root_file.read_bytes() != root:
-        raise PeerError(
-            "The welcome brings another root of trust than the one that is pinned here.",
-            hint="Ask the coordinator by another way, for instance the telephone, before anything else.",
-        )
+    root = bundle.trust_root_bytes()
+    if root is not None:
+        check_first_root(root)
+    for file, brought in ((home.ca_file, bundle.ca.encode()), (home.root_file, root)):
+        if brought is not None and file.exists() and file.read_bytes() != brought:
+            raise PeerError(
+                "The invitation brings another root of trust than the one that is pinned here.",
+                hint="Ask the coordinator by another way, for instance the telephone, before anything else.",
+            )
+
+
+def install_identity(
+    home: MemberHome,
+    *,
+    bundle: TrustBundle,
+    certificate: str,
+    now: datetime,
+    size_class: int = DEFAULT_SIZE_CLASS,
+    files: Sequence[str] = (),
+) -> MemberSettings:
+    """Check a certificate, and install it with what the bundle brings: roots of trust, settings; and a first policy.
+
+    A later one renews the certificate. It may not move the member to another federation or replace a pinned root.
+
+    Args:
+        home: the member's folder, with the keys made by `make_request`.
+        bundle: what the invitation pinned.
+        certificate: the chain that the coordinator issued, PEM.
+        now: the present, UTC.
+        size_class: the member's public size class, as it was asked for.
+        files: JSONL files of conversations; none keeps what the settings say.
+
+    Raises:
+        ConfigError: the keys are missing, or this member belongs to another federation. The operator's to mend.
+        PeerError: the certificate is not for this key or this federation, or its CA did not sign it.
+        ReleaseError: the root of trust is not signed by enough of its own keys. The coordinator's fault.
+    """
+    key = load_transport_key(home.key_file)
+    identity = check_certificate(certificate.encode(), ca=bundle.ca.encode(), now=now)
+    if identity.public_key != public_pem(key.public_key()):
+        raise PeerError("The certificate is for another key than this member's.", hint=_ASK_AGAIN)
+    if identity.federation != bundle.federation:
+        raise PeerError("The certificate is for another federation.", hint=_ASK_AGAIN)
+    check_bundle(home, bundle=bundle)
+    data = DataSettings()
+    if home.settings_file.exists():
+        present = load_member_settings(home, environment={})
+        if present.member != identity.member:
+            raise ConfigError(
+                f"This folder belongs to the member {present.member}.", hint="Choose another --home."
+            )
+        data = present.data
     settings = MemberSettings(
-        federation=welcome.federation,
-        member=welcome.member,
-        fleet_address=welcome.fleet_address,
-        release_address=welcome.release_address,
-        demonstration=welcome.demonstration,
-        plan_public_key=welcome.plan_public_key,
-        size_class=welcome.size_class,
-        data=data,
+        federation=bundle.federation,
+        member=identity.member,
+        fleet_address=bundle.fleet_address,
+        release_address=bundle.release_address,
+        demonstration=bundle.demonstration,
+        plan_public_key=bundle.plan_public_key,
+        size_class=size_class,
+        data=data.model_copy(update={"files": tuple(files)}) if files else data,
     )
-    try:
-        write_atomically(home.ca_file, welcome.ca.encode())
-        write_atomically(home.root_file, root)
-        write_atomically(home.certificate_file, welcome.certificate.encode())
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write into {home.root}: {error.strerror}", hint="Check the folder."
-        ) from error
+    root = bundle.trust_root_bytes()
+    _write(
+        home,
+        {
+            home.ca_file: bundle.ca.encode(),
+            **({home.root_file: root} if root is not None else {}),
+            home.certificate_file: certificate.encode(),
+        },
+    )
     # A company that wrote its policy before it joined keeps it.
-    ensure_policy(home, federation=welcome.federation, demonstration=welcome.demonstration)
+    ensure_policy(home, federation=bundle.federation, demonstration=bundle.demonstration)
     # Last: settings that exist say that the rest is there.
     save_member_settings(home, settings=settings)
     return settings
+
+
+def install_certificate(home: MemberHome, *, certificate: str, now: datetime) -> InstalledIdentity:
+    """Check a renewed certificate and put it in the place of the present one, at once.
+
+    Args:
+        home: the member's folder.
+        certificate: the chain that the coordinator issued, PEM.
+        now: the present, UTC.
+
+    Raises:
+        ConfigError: a file of this member is missing. The operator's to mend.
+        PeerError: the certificate is not for this member's key and name, or its CA did not sign it.
+    """
+    key = load_transport_key(home.key_file)
+    present = read_identity(home).identity
+    renewed = check_certificate(certificate.encode(), ca=_read(home.ca_file), now=now)
+    if renewed != present or renewed.public_key != public_pem(key.public_key()):
+        raise PeerError("The new certificate is not for this member.", hint="Tell the coordinator.")
+    _write(home, {home.certificate_file: certificate.encode()})
+    return read_identity(home)
 
 
 def read_identity(home: MemberHome) -> InstalledIdentity:
     """Return who this member is, from its certificate.
 
     Raises:
-        ConfigError: no welcome was accepted yet, or the certificate cannot be read. The operator's to mend.
+        ConfigError: this member has not joined, or the certificate cannot be read. The operator's to mend.
     """
     try:
         chain = home.certificate_file.read_bytes()
-        expires_at = x509.load_pem_x509_certificate(chain).not_valid_after_utc
+        certificate = x509.load_pem_x509_certificate(chain)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            "This member has no certificate yet.", hint="Accept the welcome: ringfence identity accept FILE"
+            "This member has no certificate yet.", hint="Join first: ringfence join INVITATION"
         ) from error
-    return InstalledIdentity(identity_of_certificate(chain), expires_at)
+    return InstalledIdentity(
+        identity_of_certificate(chain), certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    )
 
 
 def check_certificate(chain: bytes, *, ca: bytes, now: datetime) -> MemberIdentity:
@@ -194,6 +242,12 @@ def check_certificate(chain: bytes, *, ca: bytes, now: datetime) -> MemberIdenti
     """
     try:
         leaf, *intermediates = x509.load_pem_x509_certificates(chain)
+        if now < leaf.not_valid_before_utc:
+            raise PeerError(
+                f"The certificate begins at {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, and this machine's clock says"
+                f" {now:%Y-%m-%d %H:%M}.",
+                hint="Set the clock, for instance with NTP, and try again.",
+            )
         store = Store(x509.load_pem_x509_certificates(ca))
         PolicyBuilder().store(store).time(now).build_client_verifier().verify(leaf, intermediates)
     except (ValueError, VerificationError) as error:
@@ -201,3 +255,31 @@ def check_certificate(chain: bytes, *, ca: bytes, now: datetime) -> MemberIdenti
             "The certificate was not issued by the federation's CA, or is not valid now.", hint=_ASK_AGAIN
         ) from error
     return identity_of_certificate(chain)
+
+
+def _earlier_request(home: MemberHome, *, key: str) -> JoinRequest | None:
+    try:
+        earlier = JoinRequest.model_validate_json(home.request_file.read_bytes())
+        asked = x509.load_pem_x509_csr(earlier.csr.encode())
+        return earlier if public_pem(asked.public_key()) == key else None
+    except (OSError, ValueError):
+        return None
+
+
+def _write(home: MemberHome, contents: Mapping[Path, bytes]) -> None:
+    try:
+        for file, content in contents.items():
+            write_atomically(file, content)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write into {home.root}: {error.strerror}", hint="Check the folder."
+        ) from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read {file}: {error.strerror}", hint="Join again: ringfence join INVITATION"
+        ) from error

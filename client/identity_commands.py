@@ -1,4 +1,4 @@
-"""``ringfence identity``: make this company's keys, accept the coordinator's welcome."""
+"""``ringfence identity``: who this member is, and a new certificate for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, new_application
 
-application = new_application("identity", "Make this company's keys, and join a federation.")
+application = new_application("identity", "Show who this member is; renew its certificate.")
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
@@ -20,53 +20,18 @@ HomeOption = Annotated[
 
 @application.callback()
 def _identity() -> None:
-    """Make this company's keys, and join a federation."""
+    """Show who this member is; renew its certificate."""
 
 
-@application.command(epilog="Example: ringfence identity create acme")
-def create(
-    member: Annotated[str, typer.Argument(help="The identifier that the company would like, such as acme.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write the request; MEMBER.request.json by default.")
-    ] = None,
-    size_class: Annotated[
-        int,
-        typer.Option("--size-class", help="Power of two near the number of conversations; becomes public."),
-    ] = 256,
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make the keys, and write the request for the coordinator. The keys never leave this machine."""
-    from ringfence.client.identity import create_identity
+@application.command(epilog="Example: ringfence identity renew")
+def renew(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Fetch a new certificate for this member's key. A running agent does this by itself."""
+    from ringfence.client.identity_client import renew_identity
 
-    located = MemberHome.locate(home)
-    request_file = out or Path(f"{member}.request.json")
-    create_identity(located, member=member, request_file=request_file, size_class=size_class)
+    renewed = renew_identity(MemberHome.locate(home), now=datetime.now(UTC))
     emit(
-        f"Keys are in {located.root}, the request in {request_file}.\n"
-        "Next: send the request to the coordinator, and accept its answer: ringfence identity accept FILE",
-        data={"home": str(located.root), "request": str(request_file)},
-        as_json=as_json,
-    )
-
-
-@application.command(epilog="Example: ringfence identity accept acme.welcome.json")
-def accept(
-    welcome: Annotated[Path, typer.Argument(help="The coordinator's answer.")],
-    home: HomeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check the coordinator's welcome and install it: certificate, root of trust, settings."""
-    from ringfence.client.identity import accept_welcome
-    from ringfence.model.joining import load_welcome_bundle
-
-    located = MemberHome.locate(home)
-    settings = accept_welcome(located, welcome=load_welcome_bundle(welcome), now=datetime.now(UTC))
-    emit(
-        f"This is {settings.member} of {settings.federation}.\n"
-        f"What it agrees to stands in {located.policy_file}; see: ringfence policy show\n"
-        f"Next: name the data in {located.settings_file}, then: ringfence data check",
-        data={"member": settings.member, "federation": settings.federation, "home": str(located.root)},
+        f"The certificate holds until {renewed.expires_at:%Y-%m-%d %H:%M} UTC.\nNext: ringfence agent run",
+        data={"member": renewed.identity.member, "expires_at": renewed.expires_at.isoformat()},
         as_json=as_json,
     )
 

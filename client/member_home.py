@@ -77,6 +77,11 @@ class MemberHome:
         return self.identity / "identity.key"
 
     @property
+    def request_file(self) -> Path:
+        """What this company asked to be admitted with; public keys only."""
+        return self.identity / "request.json"
+
+    @property
     def certificate_file(self) -> Path:
         """Certificate chain of `key_file`, PEM."""
         return self.identity / "member.pem"
@@ -103,8 +108,13 @@ class MemberHome:
 
     @property
     def root_file(self) -> Path:
-        """The TUF root that this member was given when it joined."""
+        """The TUF root that this member's invitation pinned, or that it agreed on as a founding member."""
         return self.trust / "root.json"
+
+    @property
+    def agreed_roots_file(self) -> Path:
+        """Hashes of the first roots of trust that this member signed, while none is pinned yet."""
+        return self.trust / "agreed-roots.json"
 
     @property
     def releases(self) -> Path:

@@ -11,6 +11,7 @@ import grpc
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import Updater
 
+from ringfence.client.founding import pin_first_root
 from ringfence.client.member_home import MemberHome
 from ringfence.client.release_fetcher import ARTIFACT_URL, METADATA_URL, GrpcFetcher
 from ringfence.client.signed_releases import metadata_folder, pinned_root
@@ -49,6 +50,7 @@ class ReleaseSession:
             for name in ("metadata", "partial", "staging", "installed"):
                 (self._home.releases / name).mkdir(mode=0o700, exist_ok=True)
             self._channel = self._open_channel()
+            pin_first_root(self._home, channel=self._channel)
             self._fetcher = GrpcFetcher(self._channel, partial_folder=self._home.releases / "partial")
             with house_errors():
                 self._updater = Updater(

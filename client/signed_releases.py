@@ -115,7 +115,8 @@ def pinned_root(home: MemberHome) -> bytes:
         return home.root_file.read_bytes()
     except OSError as error:
         raise ConfigError(
-            "This member has no root of trust yet.", hint="Accept the welcome: ringfence identity accept FILE"
+            "This member has no root of trust yet.",
+            hint="The founding members agree on it first: ringfence approve list; a new member: ringfence join INVITATION",
         ) from error
 
 

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from ringfence.client.local_data import contribution_secret
 from ringfence.client.member_home import MemberHome
-from ringfence.client.member_settings import DataSettings, load_member_settings, save_member_settings
 from ringfence.client.policy import Policy, default_policy
 from ringfence.client.policy_rules import BudgetRules
 from ringfence.client.policy_text import save_policy
@@ -69,11 +68,6 @@ class DemoFolder:
         return self.root / "logs"
 
     @property
-    def exchange(self) -> Path:
-        """Folder of the files that people would send each other: requests, welcomes, drafts, signatures."""
-        return self.root / "exchange"
-
-    @property
     def plan_file(self) -> Path:
         """The plan of the run."""
         return self.root / "plan.toml"
@@ -99,8 +93,7 @@ class DemoFolder:
             )
         try:
             shutil.rmtree(self.root, ignore_errors=True)
-            for folder in (self.logs, self.exchange):
-                folder.mkdir(parents=True)
+            self.logs.mkdir(parents=True)
             (self.root / _MARKER).touch()
         except OSError as error:
             raise ConfigError(
@@ -131,22 +124,21 @@ class Federation:
             companies: what each member has.
             threshold: members that must countersign a release.
         """
-        fleet, releases = _free_ports(2)
+        fleet, releases, enrolment = _free_ports(3)
         self._coordinate(
             "init",
             FEDERATION,
             "--demonstration",
             *("--fleet-address", f"127.0.0.1:{fleet}"),
             *("--release-address", f"127.0.0.1:{releases}"),
+            *("--enrolment-address", f"127.0.0.1:{enrolment}"),
         )
-        self._each(companies, self._ask_to_join)
-        for company in companies:
-            self._coordinate("member", "admit", str(self._exchange(company.name, "request")))
-        self._agree_on_trust(threshold)
         self.processes.start(
             "coordinator", [*COORDINATOR, "serve", "--home", str(self.folder.coordinator.root)]
         )
-        self._each(companies, self._accept)
+        self._wait_for(lambda: _listens(enrolment), "the coordinator did not serve")
+        self._each(companies, self._join)
+        self._agree_on_trust(threshold)
         for company in companies:
             home = self.folder.member(company.name)
             self.processes.start(company.name, [*MEMBER, "agent", "run", "--home", str(home.root)])
@@ -214,42 +206,28 @@ class Federation:
         lines = self._member(member, "score", str(self.folder.held_out_file(member)), "--json").splitlines()
         return [row["probability"] for row in _score_rows(lines)]
 
-    def _ask_to_join(self, company: CompanyData) -> None:
+    def _join(self, company: CompanyData) -> None:
         home = self.folder.member(company.name)
         size_class = _size_class(home, company)
         self.size_classes[company.name] = size_class
-        request = self._exchange(company.name, "request")
+        data = home.root / "conversations.jsonl"
+        write_jsonl(data, company.train)
+        write_jsonl(self.folder.held_out_file(company.name), company.test)
+        save_policy(home, policy=self._policy(), replace=True)
+        invited = json.loads(self._coordinate("member", "invite", company.name, "--json"))
         self._member(
             company.name,
-            "identity",
-            "create",
-            company.name,
-            "--size-class",
-            str(size_class),
-            "--out",
-            str(request),
+            *("join", invited["data"]["invitation"]),
+            *("--data", str(data), "--size-class", str(size_class)),
         )
-        write_jsonl(home.root / "conversations.jsonl", company.train)
-        write_jsonl(self.folder.held_out_file(company.name), company.test)
 
     def _agree_on_trust(self, threshold: int) -> None:
         drafted = json.loads(self._coordinate("trust", "draft", "--threshold", str(threshold), "--json"))
-        draft = drafted["data"]["file"]
-        signed = [self._exchange(member, "signatures") for member in self.folder.members]
-        for member, out in zip(self.folder.members, signed, strict=True):
-            self._member(member, "approve", "sign", draft, "--yes", "--out", str(out))
-        self._coordinate("trust", "publish", *map(str, signed))
-
-    def _accept(self, company: CompanyData) -> None:
-        welcome = self._exchange(company.name, "welcome")
-        self._coordinate("member", "welcome", company.name, "--out", str(welcome))
-        self._member(company.name, "identity", "accept", str(welcome))
-        # The one file that a company edits: where its conversations lie.
-        home = self.folder.member(company.name)
-        settings = load_member_settings(home, environment={})
-        data = DataSettings(files=("conversations.jsonl",))
-        save_member_settings(home, settings=settings.model_copy(update={"data": data}))
-        save_policy(home, policy=self._policy(), replace=True)
+        draft = drafted["data"]["draft"]
+        self._each(
+            self.folder.members, lambda member: self._member(member, "approve", "sign", draft, "--yes")
+        )
+        self._coordinate("trust", "publish")
 
     def _policy(self) -> Policy:
         """Return a policy for invented data that budgets like a real one: this run, and room for three more."""
@@ -283,9 +261,6 @@ class Federation:
     def _member(self, member: str, *words: str) -> str:
         return call([*MEMBER, *words, "--home", str(self.folder.member(member).root)], timeout_s=120.0)
 
-    def _exchange(self, member: str, kind: str) -> Path:
-        return self.folder.exchange / f"{member}.{kind}.json"
-
     @staticmethod
     def _each(items: Sequence[Item], step: Callable[[Item], object]) -> None:
         with ThreadPoolExecutor(max_workers=2) as pool:
@@ -304,6 +279,14 @@ def _size_class(home: MemberHome, company: CompanyData) -> int:
 
 def _score_rows(lines: Sequence[str]) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return True
+    except OSError:
+        return False
 
 
 def _free_ports(count: int) -> list[int]:

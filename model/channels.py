@@ -63,6 +63,16 @@ def open_channel(address: str, *, ca_file: Path, key_file: Path, certificate_fil
     return grpc.secure_channel(address, credentials, options=_CLIENT)
 
 
+def open_server_tls_channel(address: str, *, ca: bytes) -> grpc.Channel:
+    """Return a channel on which the coordinator shows who it is and this side does not yet; it connects on the first call.
+
+    Args:
+        address: host:port.
+        ca: certificates that vouch for the coordinator, PEM.
+    """
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca), options=_CLIENT)
+
+
 def new_server(
     *,
     interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],

@@ -1,18 +1,18 @@
-"""The two files by which a company joins: what it asks with, and what it is welcomed with."""
+"""What a company and the coordinator say to each other when one joins the other."""
 
 from __future__ import annotations
 
 import base64
-from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+import hashlib
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from ringfence.model.errors import ConfigError
+from ringfence.model.errors import PeerError
 from ringfence.model.plan import Name, describe
 from ringfence.model.settings_file import Address
 
-_LARGEST_FILE_BYTES = 1 << 20
+LARGEST_BUNDLE_BYTES = 1 << 20
 
 Pem = Annotated[str, Field(min_length=1, max_length=20_000)]
 
@@ -26,27 +26,10 @@ def _power_of_two(value: int) -> int:
 SizeClass = Annotated[int, Field(ge=1, le=1 << 30), AfterValidator(_power_of_two)]
 
 
-class _JoiningFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def save(self, path: Path) -> None:
-        """Write the file; it holds nothing secret.
-
-        Raises:
-            ConfigError: the file cannot be written. The operator's to mend.
-        """
-        try:
-            path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"Cannot write {path}: {error.strerror}", hint="Check the folder.") from error
-
-
-class JoinRequest(_JoiningFile):
-    """What a company sends to the coordinator: public keys only.
+class JoinRequest(BaseModel):
+    """What a company sends to the coordinator: public keys only, and no name. The invitation decides the name.
 
     Attributes:
-        schema_version: of this form.
-        member: the identifier that the company would like; the coordinator decides.
         csr: certificate signing request of its EC P-256 key, PEM.
         approval_public_key: Ed25519 key that countersigns releases, SubjectPublicKeyInfo PEM.
         identity_public_key: Ed25519 key with which the member's agent signs what only this member may say, such as the head of its
@@ -54,88 +37,87 @@ class JoinRequest(_JoiningFile):
         size_class: power of two near its number of conversations; public, and the member's weight in an average.
     """
 
-    schema_version: Literal[1] = 1
-    member: Name
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     csr: Pem
     approval_public_key: Pem
     identity_public_key: Pem
     size_class: SizeClass = 256
 
+    def digest(self) -> bytes:
+        """Return what tells this very request from any other, 32 bytes: it may be sent again, another may not."""
+        return hashlib.sha256(self.model_dump_json().encode()).digest()
 
-class WelcomeBundle(_JoiningFile):
-    """What the coordinator answers: everything that a member trusts from then on.
+
+class TrustBundle(BaseModel):
+    """Everything that a member believes from then on; an invitation pins it by its hash.
 
     Attributes:
         schema_version: of this form.
         federation: identifier of the federation.
-        member: the member's identifier, as the coordinator decided.
         demonstration: True only in a federation on invented or public data.
         fleet_address: host:port of the fleet gateway.
-        release_address: host:port of the release service.
-        certificate: the member's certificate chain, PEM.
-        ca: the federation's CA certificates, PEM.
-        trust_root: TUF root version 1, base64 of the signed bytes.
+        release_address: host:port of the control plane: releases, approvals, identity.
+        enrolment_address: host:port of the enrolment service.
+        ca: the root of the federation's certificates, PEM.
+        trust_root: TUF root version 1, base64 of the signed bytes; None while the founding members have not agreed on it.
         plan_public_key: Ed25519 key that signs plans, base64 of its 32 bytes.
-        size_class: the member's public size class, as recorded.
     """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     federation: Name
-    member: Name
     demonstration: bool
     fleet_address: Address
     release_address: Address
-    certificate: Pem
+    enrolment_address: Address
     ca: Pem
-    trust_root: Annotated[str, Field(min_length=1, max_length=700_000)]
+    trust_root: Annotated[str, Field(min_length=1, max_length=700_000)] | None
     plan_public_key: Annotated[str, Field(min_length=44, max_length=44)]
-    size_class: SizeClass
 
-    def trust_root_bytes(self) -> bytes:
-        """Return the TUF root as it was signed.
+    def content(self) -> bytes:
+        """Return the bytes that are served and hashed."""
+        return self.model_dump_json().encode()
+
+    def trust_root_bytes(self) -> bytes | None:
+        """Return the TUF root as it was signed, or None while there is none.
 
         Raises:
-            ConfigError: the field is not base64. The sender's fault.
+            PeerError: the field is not base64. The coordinator's fault.
         """
+        if self.trust_root is None:
+            return None
         try:
             return base64.b64decode(self.trust_root, validate=True)
         except ValueError as error:
-            raise ConfigError(
-                "The welcome's trust root is not base64.", hint="Ask the coordinator for the file again."
-            ) from error
+            raise PeerError("The bundle's trust root is not base64.", hint="Tell the coordinator.") from error
 
 
-_File = TypeVar("_File", bound=_JoiningFile)
+def bundle_digest(content: bytes) -> str:
+    """Return the hash by which an invitation pins a bundle, 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
-def load_join_request(path: Path) -> JoinRequest:
-    """Read a company's request.
+def read_bundle(content: bytes, *, sha256: str) -> TrustBundle:
+    """Return a bundle, after checking that it is the one that the invitation pins.
 
-    Raises:
-        ConfigError: the file is missing or not in the agreed form. The sender's fault.
-    """
-    return _load(path, JoinRequest, "a request to join")
-
-
-def load_welcome_bundle(path: Path) -> WelcomeBundle:
-    """Read the coordinator's welcome.
+    Args:
+        content: as it was served.
+        sha256: from the invitation, 64 hexadecimal digits.
 
     Raises:
-        ConfigError: the file is missing or not in the agreed form. The sender's fault.
+        PeerError: it is another one, or not in the agreed form. Somebody stands between, or the coordinator's fault.
     """
-    return _load(path, WelcomeBundle, "a welcome")
-
-
-def _load(path: Path, form: type[_File], what: str) -> _File:
+    if bundle_digest(content) != sha256:
+        raise PeerError(
+            "What answers there is not the coordinator that this invitation is from.",
+            hint="Nothing was sent. Check the network in between, and ask the coordinator by another way.",
+        )
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}", hint="Check the path.") from error
-    if len(content) > _LARGEST_FILE_BYTES:
-        raise ConfigError(f"{path} is too large to be {what}.", hint="Check the path.")
-    try:
-        return form.model_validate_json(content)
+        return TrustBundle.model_validate_json(content)
     except ValidationError as error:
-        raise ConfigError(
-            f"{path} is not {what}: {describe(error)}", hint="Ask for the file again."
+        raise PeerError(
+            f"The coordinator's bundle is not in the agreed form: {describe(error)}",
+            hint="Install the ringfence that the coordinator runs.",
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -88,6 +89,16 @@ def normal_public_pem(pem: bytes | str) -> str:
         return public_pem(serialization.load_pem_public_key(content))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError("This is not a public key in PEM.", hint="Ask for the file again.") from error
+
+
+def key_fingerprint(pem: bytes | str) -> str:
+    """Return a public key's hash as people read it to each other: eight groups of four hexadecimal digits.
+
+    Raises:
+        ConfigError: this is not a public key. The sender's fault.
+    """
+    digest = hashlib.sha256(normal_public_pem(pem).encode()).hexdigest()
+    return " ".join(digest[start : start + 4] for start in range(0, 32, 4))
 
 
 def raw_public_base64(key: Ed25519PublicKey) -> str:

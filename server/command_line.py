@@ -52,6 +52,9 @@ def init(
     release_address: Annotated[
         str, typer.Option("--release-address", help="host:port for releases.")
     ] = "127.0.0.1:9443",
+    enrolment_address: Annotated[
+        str, typer.Option("--enrolment-address", help="host:port for companies that join.")
+    ] = "127.0.0.1:9444",
     server_name: Annotated[
         list[str] | None,
         typer.Option("--server-name", help="DNS name or IP address in the listeners' certificate."),
@@ -73,6 +76,7 @@ def init(
             demonstration=demonstration,
             fleet_address=fleet_address,
             release_address=release_address,
+            enrolment_address=enrolment_address,
             server_names=tuple(server_name or ("localhost", "127.0.0.1")),
         )
     except ValidationError as error:

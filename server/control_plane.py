@@ -1,4 +1,4 @@
-"""The control plane: one listener with mutual TLS for members, one Unix socket for the coordinator's own commands.
+"""The control plane: one listener for members, one for companies that join, one Unix socket for the coordinator's commands.
 
 Each listener has its services, its guard and its health; they start and stop together, health first.
 """
@@ -16,7 +16,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # the stubs leave it out
 
-from ringfence.model.channels import add_mutual_tls_port, new_server
+from ringfence.model.channels import new_server
 from ringfence.model.errors import RingfenceError
 from ringfence.model.settings_file import split_address
 from ringfence.model.wire import (
@@ -29,9 +29,16 @@ from ringfence.server.call_guard import CallGuard
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
+from ringfence.server.enrolment import Enrolment
+from ringfence.server.enrolment_service import SERVICE as ENROLMENT_SERVICE
+from ringfence.server.enrolment_service import new_enrolment_server
 from ringfence.server.federation_service import FederationService
+from ringfence.server.identity_service import SERVICE as IDENTITY_SERVICE
+from ringfence.server.identity_service import add_identity_service
+from ringfence.server.listening_certificate import ListeningCertificate, add_port
 from ringfence.server.member_admission import MemberAdmission
 from ringfence.server.members import ActiveMembers, MemberRegistry
+from ringfence.server.membership import Membership
 from ringfence.server.release_service import ReleaseService
 from ringfence.server.release_trust import ReleaseTrust
 from ringfence.server.run_feed import RunFeed
@@ -43,6 +50,7 @@ MEMBER_SERVICES = (
     "ringfence.v1.ReleaseService",
     "ringfence.v1.ApprovalService",
     "ringfence.v1.FederationService",
+    IDENTITY_SERVICE,
 )
 
 _LOG = logging.getLogger("ringfence.control")
@@ -56,11 +64,13 @@ class RunningControlPlane:
         host: where it listens for members.
         port: the port that was taken.
         trust: the release repository that it serves.
+        enrolment_address: host:port where it lets companies join.
     """
 
     host: str
     port: int
     trust: ReleaseTrust
+    enrolment_address: str
 
     @property
     def address(self) -> str:
@@ -90,7 +100,8 @@ async def serve_control_plane(
         ConfigError: the certificate is missing, or the address is taken. The operator's to mend.
     """
     trust = ReleaseTrust(home, now=now)
-    members = ActiveMembers(MemberRegistry(open_database(home, settings=settings)))
+    database = open_database(home, settings=settings)
+    members = ActiveMembers(MemberRegistry(database))
     store = RunStore(home.runs)
     feed = RunFeed(store)
     server = new_server(
@@ -103,23 +114,31 @@ async def serve_control_plane(
     federation_service_pb2_grpc.add_FederationServiceServicer_to_server(
         FederationService(store, feed=feed), server
     )
-    port = add_mutual_tls_port(
-        server,
-        address=settings.release_address,
-        ca_file=home.ca_file,
-        key_file=home.server_key_file,
-        certificate_file=home.server_certificate_file,
-    )
+    membership = Membership(home, federation=settings.federation, database=database, now=now)
+    add_identity_service(server, membership=membership, federation=settings.federation, now=now)
+    credentials = ListeningCertificate(home).credentials(ask_callers=True)
+    port = add_port(server, address=settings.release_address, credentials=credentials)
+    enrolment = Enrolment(home, settings=settings, database=database, now=now)
+    joining, joining_port = new_enrolment_server(home, settings, enrolment=enrolment, now=now)
     async with (
         _listening(server, services=MEMBER_SERVICES, end_watches=feed.close),
+        _listening(joining, services=(ENROLMENT_SERVICE,)),
         _running(_keep_timestamp_fresh(trust)),
     ):
-        yield RunningControlPlane(host=split_address(settings.release_address)[0], port=port, trust=trust)
+        yield RunningControlPlane(
+            host=split_address(settings.release_address)[0],
+            port=port,
+            trust=trust,
+            enrolment_address=f"{split_address(settings.enrolment_address)[0]}:{joining_port}",
+        )
 
 
 @contextlib.asynccontextmanager
 async def _listening(
-    server: grpc.aio.Server, *, services: Sequence[str], end_watches: Callable[[], Awaitable[None]]
+    server: grpc.aio.Server,
+    *,
+    services: Sequence[str],
+    end_watches: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[None]:
     """Start a server with health, and stop it gracefully at the end of the block."""
     condition = health.HealthServicer()
@@ -132,7 +151,8 @@ async def _listening(
     finally:
         # Load balancers and members learn first that this instance goes; calls under way may end, watches must.
         await condition.enter_graceful_shutdown()
-        await end_watches()
+        if end_watches is not None:
+            await end_watches()
         await server.stop(GRACE_S)
 
 

@@ -79,6 +79,11 @@ class CoordinatorHome:
         return self.pki / "intermediate.pem"
 
     @property
+    def bundles(self) -> Path:
+        """What invitations pin, one file by hash; public."""
+        return self.pki / "bundles"
+
+    @property
     def server_key_file(self) -> Path:
         """Private key of the listeners."""
         return self.pki / "server.key"

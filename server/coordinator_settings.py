@@ -39,9 +39,11 @@ class CoordinatorSettings(BaseModel):
         demonstration: True only in a federation on invented or public data.
         fleet_address: host:port where the fleet gateway listens.
         release_address: host:port where the release service listens.
+        enrolment_address: host:port where companies with an invitation join.
         private_port: loopback port of Flower's own listener; 0 lets the system choose.
         fleet_public_address: host:port that members are given, if another than `fleet_address`.
         release_public_address: host:port that members are given, if another than `release_address`.
+        enrolment_public_address: host:port that invitations name, if another than `enrolment_address`.
         longest_connection_s: seconds after which a member's connection to the release service is ended and made anew.
         metrics_address: loopback host:port where the control plane tells Prometheus; None: nowhere.
         fleet_metrics_address: the same for the fleet gateway.
@@ -55,9 +57,11 @@ class CoordinatorSettings(BaseModel):
     demonstration: bool = False
     fleet_address: Address = "127.0.0.1:8443"
     release_address: Address = "127.0.0.1:9443"
+    enrolment_address: Address = "127.0.0.1:9444"
     private_port: int = Field(default=0, ge=0, le=65535)
     fleet_public_address: Address | None = None
     release_public_address: Address | None = None
+    enrolment_public_address: Address | None = None
     longest_connection_s: float = Field(default=3600.0, ge=1, le=86_400)
     metrics_address: LoopbackAddress | None = None
     fleet_metrics_address: LoopbackAddress | None = None
@@ -73,6 +77,11 @@ class CoordinatorSettings(BaseModel):
     def release_address_for_members(self) -> str:
         """host:port of the release service as members reach it."""
         return self.release_public_address or self.release_address
+
+    @property
+    def enrolment_address_for_members(self) -> str:
+        """host:port of the enrolment service as companies reach it."""
+        return self.enrolment_public_address or self.enrolment_address
 
 
 def load_coordinator_settings(

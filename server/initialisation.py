@@ -25,7 +25,8 @@ def initialise_coordinator(home: CoordinatorHome, *, settings: CoordinatorSettin
     """
     if home.settings_file.exists():
         raise ConfigError(
-            f"{home.root} is set up already.", hint="Choose another --home, or go on with: member admit"
+            f"{home.root} is set up already.",
+            hint="Choose another --home, or go on with: ringfence-coordinator member invite NAME",
         )
     home.create()
     authority = create_certificate_authority(home, federation=settings.federation, now=now)

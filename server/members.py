@@ -21,7 +21,7 @@ class Member(BaseModel):
 
     Attributes:
         id: the identifier that the coordinator gave it.
-        status: "active", or "suspended": refused everywhere at once.
+        status: "active"; "suspended": refused everywhere at once, for now; "removed": the same, because it left or had to go.
         spiffe_id: the identity in its certificate.
         certificate_public_key: EC P-256 key of its certificate and Flower node, SubjectPublicKeyInfo PEM.
         approval_public_key: Ed25519 key with which it countersigns, SubjectPublicKeyInfo PEM.
@@ -35,7 +35,7 @@ class Member(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Name
-    status: Literal["active", "suspended"] = "active"
+    status: Literal["active", "suspended", "removed"] = "active"
     spiffe_id: str
     certificate_public_key: str
     approval_public_key: str
@@ -74,12 +74,16 @@ class MemberRegistry:
         Raises:
             ConfigError: there is none of that name. The operator's to mend.
         """
-        found = self._find(members.c.id == member)
+        found = self.find(member)
         if found is None:
             raise ConfigError(
                 f"There is no member {member}.", hint="List them: ringfence-coordinator member list"
             )
         return found
+
+    def find(self, member: str) -> Member | None:
+        """Return the member of this name, active or not, or None."""
+        return self._find(members.c.id == member)
 
     def find_by_public_key(self, pem_spki: bytes) -> Member | None:
         """Return the member with this certificate key (SubjectPublicKeyInfo PEM), active or not."""
@@ -96,27 +100,55 @@ class MemberRegistry:
             ConfigError: the identifier or one of the keys is taken. The operator's to mend.
         """
         with self._database.transaction() as connection:
-            if self._find(members.c.id == member.id):
-                raise ConfigError(f"{member.id} is a member already.", hint="Choose another --as name.")
-            for column, name in (
-                (members.c.certificate_public_key, "key"),
-                # One person with two keys would count twice towards the threshold.
-                (members.c.approval_public_key, "approval key"),
-            ):
-                other = self._find(column == getattr(member, column.name))
-                if other is not None:
-                    raise ConfigError(
-                        f"This {name} is {other.id}'s already.", hint="Each company makes its own identity."
-                    )
+            if self.find(member.id):
+                raise ConfigError(f"{member.id} is a member already.", hint="Choose another name.")
+            self._require_own_keys(member)
             connection.execute(members.insert().values(**dict(member)))
 
+    def readmit(self, member: Member) -> Member:
+        """Record a known member's new certificate, and new keys where it made some; what it did before stays its own.
+
+        Raises:
+            ConfigError: there is no such member, or one of the keys is another's. The operator's to mend.
+        """
+        with self._database.transaction():
+            known = self.get(member.id)
+            self._require_own_keys(member)
+            same_node = known.certificate_public_key == member.certificate_public_key
+            kept = {"id", "spiffe_id", "admitted_at", "node_id"}
+            return self._change(
+                member.id,
+                **{name: value for name, value in dict(member).items() if name not in kept},
+                node_id=known.node_id if same_node else None,
+            )
+
     def suspend(self, member: str) -> Member:
-        """Refuse a member everywhere from the next call on, and return its new record."""
-        return self._change(member, status="suspended")
+        """Refuse a member everywhere from the next call on, and return its new record.
+
+        Raises:
+            ConfigError: there is no such member, or it was removed. The operator's to mend.
+        """
+        with self._database.transaction():
+            self._require_not_removed(member)
+            return self._change(member, status="suspended")
 
     def resume(self, member: str) -> Member:
-        """Serve a suspended member again, and return its new record."""
-        return self._change(member, status="active")
+        """Serve a suspended member again, and return its new record.
+
+        Raises:
+            ConfigError: there is no such member, or it was removed. The operator's to mend.
+        """
+        with self._database.transaction():
+            self._require_not_removed(member)
+            return self._change(member, status="active")
+
+    def remove(self, member: str) -> Member:
+        """Refuse a member everywhere for good, and return its new record. The record of what it did stays.
+
+        Raises:
+            ConfigError: there is no such member. The operator's to mend.
+        """
+        return self._change(member, status="removed")
 
     def set_node_id(self, member: str, *, node_id: int | None) -> Member:
         """Record Flower's number for a member, and return its new record."""
@@ -131,6 +163,25 @@ class MemberRegistry:
             changed = self.get(member).model_copy(update=changes)
             connection.execute(members.update().where(members.c.id == member).values(**changes))
         return changed
+
+    def _require_own_keys(self, member: Member) -> None:
+        for column, name in (
+            (members.c.certificate_public_key, "key"),
+            # One person with two keys would count twice towards the threshold.
+            (members.c.approval_public_key, "approval key"),
+        ):
+            other = self._find((column == getattr(member, column.name)) & (members.c.id != member.id))
+            if other is not None:
+                raise ConfigError(
+                    f"This {name} is {other.id}'s already.", hint="Each company makes its own identity."
+                )
+
+    def _require_not_removed(self, member: str) -> None:
+        if self.get(member).status == "removed":
+            raise ConfigError(
+                f"{member} was removed.",
+                hint=f"Let it join anew: ringfence-coordinator member invite {member} --again",
+            )
 
     def _find(self, condition: ColumnElement[bool]) -> Member | None:
         with self._database.reading() as connection:

@@ -67,7 +67,7 @@ def publish(
     state = trust.publish(draft_id)
     emit(
         f"Published root {state.root.signed.version} and targets {state.targets.signed.version}.\n"
-        "Next: ringfence-coordinator member welcome MEMBER",
+        "Next: ringfence-coordinator run start PLAN",
         data={"root": state.root.signed.version, "targets": state.targets.signed.version},
         as_json=as_json,
     )

@@ -80,7 +80,7 @@ def stable_threshold(members: int, *, wanted: int | None) -> int:
     if members == 0:
         raise ConfigError(
             "No active member can countersign.",
-            hint="Admit one first: ringfence-coordinator member admit FILE",
+            hint="Let one join first: ringfence-coordinator member invite NAME",
         )
     threshold = min(2, members) if wanted is None else wanted
     if not 1 <= threshold <= members:

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from trust_harness import TrustFederation, make_trust_federation
 
 from ringfence.client.approvals import sign_draft
-from ringfence.client.identity import check_certificate, create_identity
+from ringfence.client.identity import check_certificate, make_request
 from ringfence.client.member_home import MemberHome
 from ringfence.model.atomic_file import write_atomically
 from ringfence.model.certificates import identity_of_certificate
@@ -194,7 +194,7 @@ def test_a_csr_that_names_another_member_is_issued_for_the_name_that_the_coordin
     federation: TrustFederation,
 ) -> None:
     home = MemberHome(federation.root / "mallory")
-    request = create_identity(home, member="mallory", request_file=federation.root / "m.json")
+    request = make_request(home)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "acme")])
     forged = (
         x509.CertificateSigningRequestBuilder()
@@ -206,9 +206,7 @@ def test_a_csr_that_names_another_member_is_issued_for_the_name_that_the_coordin
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(load_transport_key(home.key_file), hashes.SHA256())
     )
-    asked = request.model_copy(
-        update={"csr": forged.public_bytes(serialization.Encoding.PEM).decode(), "member": "acme"}
-    )
+    asked = request.model_copy(update={"csr": forged.public_bytes(serialization.Encoding.PEM).decode()})
     member = admit_member(
         asked,
         member="mallory",
@@ -268,7 +266,7 @@ def test_a_request_with_keys_that_are_not_its_own_is_not_admitted(
     federation: TrustFederation,
 ) -> None:
     home = MemberHome(federation.root / "mallory")
-    request = create_identity(home, member="mallory", request_file=federation.root / "m.json")
+    request = make_request(home)
     with pytest.raises(expected):
         admit_member(
             spoil(federation, request),
@@ -283,7 +281,7 @@ def test_a_request_with_keys_that_are_not_its_own_is_not_admitted(
 @pytest.mark.parametrize("name", ["acme", "coordinator"])
 def test_a_name_that_is_taken_is_not_given_again(name: str, federation: TrustFederation) -> None:
     home = MemberHome(federation.root / "mallory")
-    request = create_identity(home, member="mallory", request_file=federation.root / "m.json")
+    request = make_request(home)
     with pytest.raises(ConfigError):
         admit_member(
             request,

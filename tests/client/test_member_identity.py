@@ -1,25 +1,38 @@
-"""A member's keys, and the welcome that it accepts or not."""
+"""A member's keys, and the certificate and trust that it installs or not."""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from trust_harness import TrustFederation, make_trust_federation, prepare_trust_federation
+from trust_harness import TrustFederation, make_trust_federation
 
-from ringfence.client.identity import accept_welcome, create_identity, read_identity
+from ringfence.client.identity import install_identity, make_request, read_identity
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import DataSettings, load_member_settings, save_member_settings
 from ringfence.model.errors import ConfigError, PeerError, RingfenceError, ThresholdError
-from ringfence.model.joining import WelcomeBundle, load_join_request, load_welcome_bundle
+from ringfence.model.joining import TrustBundle
 from ringfence.model.key_files import signing_key_from_base64
-from ringfence.server.certificate_authority import create_certificate_authority
+from ringfence.server.certificate_authority import create_certificate_authority, load_certificate_authority
 from ringfence.server.coordinator_home import CoordinatorHome
-from ringfence.server.welcome import compose_welcome
+from ringfence.server.trust_bundle import compose_bundle
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """What a member would install: what its invitation pinned, and what was issued."""
+
+    bundle: TrustBundle
+    certificate: str
+
+    def with_bundle(self, **changes: object) -> Welcome:
+        return replace(self, bundle=self.bundle.model_copy(update=changes))
 
 
 @pytest.fixture
@@ -27,47 +40,50 @@ def federation(tmp_path: Path) -> TrustFederation:
     return make_trust_federation(tmp_path)
 
 
-def welcome_of(federation: TrustFederation, name: str) -> WelcomeBundle:
-    return compose_welcome(
-        federation.home,
-        settings=federation.settings,
-        member=federation.registry.get(name),
-        now=federation.clock[0],
-    )
+def welcome_of(federation: TrustFederation, name: str) -> Welcome:
+    bundle = compose_bundle(federation.home, settings=federation.settings, now=federation.clock[0])
+    return Welcome(bundle, federation.registry.get(name).certificate)
 
 
 def test_keys_are_made_here_readable_by_their_owner_alone_and_kept_when_asked_again(tmp_path: Path) -> None:
     home = MemberHome(tmp_path / "acme")
-    first = create_identity(home, member="acme", request_file=tmp_path / "r.json", size_class=512)
-    assert load_join_request(tmp_path / "r.json") == first
-    assert "PRIVATE" not in (tmp_path / "r.json").read_text()
-    for key in (home.key_file, home.approval_key_file):
+    first = make_request(home, size_class=512)
+    assert "PRIVATE" not in home.request_file.read_text()
+    for key in (home.key_file, home.approval_key_file, home.identity_key_file):
         assert key.stat().st_mode & 0o777 == 0o600
     before = home.key_file.read_bytes(), home.approval_key_file.read_bytes()
-    create_identity(home, member="acme", request_file=tmp_path / "r.json")
+    assert make_request(home, size_class=512) == first
+    other = make_request(home, size_class=256)
+    assert other.csr != first.csr
     assert (home.key_file.read_bytes(), home.approval_key_file.read_bytes()) == before
 
 
-@pytest.mark.parametrize(
-    ("member", "size_class"), [("Not A Name", 256), ("../x", 256), ("acme", 300), ("acme", 0)]
-)
-def test_a_slip_in_the_request_makes_no_key(member: str, size_class: int, tmp_path: Path) -> None:
+def test_a_damaged_request_is_made_anew(tmp_path: Path) -> None:
+    home = MemberHome(tmp_path / "acme")
+    first = make_request(home)
+    home.request_file.write_text("hello")
+    again = make_request(home)
+    assert (again.csr != first.csr, again.approval_public_key) == (True, first.approval_public_key)
+
+
+@pytest.mark.parametrize("size_class", [300, 0, -1])
+def test_a_slip_in_the_request_makes_no_key(size_class: int, tmp_path: Path) -> None:
     home = MemberHome(tmp_path / "home")
     with pytest.raises(ConfigError):
-        create_identity(home, member=member, request_file=tmp_path / "r.json", size_class=size_class)
+        make_request(home, size_class=size_class)
     assert not home.root.exists()
 
 
 def test_a_key_that_others_can_read_is_not_used(tmp_path: Path) -> None:
     home = MemberHome(tmp_path / "acme")
-    create_identity(home, member="acme", request_file=tmp_path / "r.json")
+    make_request(home)
     home.key_file.chmod(0o644)
     with pytest.raises(ConfigError, match="read by others") as caught:
-        create_identity(home, member="acme", request_file=tmp_path / "r.json")
+        make_request(home)
     assert caught.value.hint.startswith("chmod 600")
 
 
-def test_an_accepted_welcome_tells_the_member_who_it_is_and_what_to_trust(
+def test_what_is_installed_tells_the_member_who_it_is_and_what_to_trust(
     federation: TrustFederation,
 ) -> None:
     home = federation.members["acme"]
@@ -81,7 +97,7 @@ def test_an_accepted_welcome_tells_the_member_who_it_is_and_what_to_trust(
     assert json.loads(home.root_file.read_bytes())["signed"]["version"] == 1
 
 
-def test_a_later_welcome_keeps_the_members_own_settings(federation: TrustFederation) -> None:
+def test_joining_again_keeps_the_members_own_settings(federation: TrustFederation) -> None:
     home = federation.members["acme"]
     settings = load_member_settings(home, environment={})
     mine = settings.model_copy(update={"data": DataSettings(files=("chat.jsonl",))})
@@ -90,55 +106,75 @@ def test_a_later_welcome_keeps_the_members_own_settings(federation: TrustFederat
     assert load_member_settings(home, environment={}) == mine
 
 
-def for_another_member(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
+def for_another_member(federation: TrustFederation, welcome: Welcome) -> Welcome:
     return welcome_of(federation, "beta")
 
 
-def under_another_name(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
-    return welcome.model_copy(update={"member": "beta"})
+def under_another_name(federation: TrustFederation, welcome: Welcome) -> Welcome:
+    authority = load_certificate_authority(federation.home, federation="example")
+    request = make_request(federation.members["acme"])
+    chain = authority.issue_member_certificate(request.csr.encode(), member="beta", now=federation.clock[0])
+    return replace(welcome, certificate=chain.decode())
 
 
-def from_another_federation(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
-    return welcome.model_copy(update={"federation": "other"})
+def from_another_federation(federation: TrustFederation, welcome: Welcome) -> Welcome:
+    return welcome.with_bundle(federation="other")
 
 
-def with_another_authority(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
+def with_another_authority(federation: TrustFederation, welcome: Welcome) -> Welcome:
     home = CoordinatorHome(federation.root / "other").create()
     create_certificate_authority(home, federation="example", now=federation.clock[0])
-    return welcome.model_copy(update={"ca": home.ca_file.read_text()})
+    return welcome.with_bundle(ca=home.ca_file.read_text())
 
 
-def with_garbage_for_a_certificate(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
-    return welcome.model_copy(update={"certificate": "hello"})
+def with_another_authority_that_issued_the_certificate(
+    federation: TrustFederation, welcome: Welcome
+) -> Welcome:
+    home = CoordinatorHome(federation.root / "other").create()
+    authority = create_certificate_authority(home, federation="example", now=federation.clock[0])
+    csr = make_request(federation.members["acme"]).csr.encode()
+    chain = authority.issue_member_certificate(csr, member="acme", now=federation.clock[0])
+    return replace(welcome.with_bundle(ca=home.ca_file.read_text()), certificate=chain.decode())
 
 
-def with_another_root(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
+def with_garbage_for_a_certificate(federation: TrustFederation, welcome: Welcome) -> Welcome:
+    return replace(welcome, certificate="hello")
+
+
+def with_another_root(federation: TrustFederation, welcome: Welcome) -> Welcome:
     other = make_trust_federation(federation.root / "elsewhere")
-    root = base64.b64encode(other.trust.first_root()).decode()
-    return welcome.model_copy(update={"trust_root": root})
+    return welcome.with_bundle(trust_root=base64.b64encode(other.trust.first_root()).decode())
 
 
-def with_a_root_of_too_few_signatures(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
-    content = json.loads(welcome.trust_root_bytes())
+def with_a_root_that_is_not_base64(federation: TrustFederation, welcome: Welcome) -> Welcome:
+    return welcome.with_bundle(trust_root="?")
+
+
+def with_a_root_of_too_few_signatures(federation: TrustFederation, welcome: Welcome) -> Welcome:
+    content = root_of(welcome)
     content["signatures"] = content["signatures"][:2]
-    return welcome.model_copy(update={"trust_root": base64.b64encode(json.dumps(content).encode()).decode()})
+    return welcome.with_bundle(trust_root=base64.b64encode(json.dumps(content).encode()).decode())
 
 
-def with_an_edited_root(federation: TrustFederation, welcome: WelcomeBundle) -> WelcomeBundle:
-    content = json.loads(welcome.trust_root_bytes())
+def with_an_edited_root(federation: TrustFederation, welcome: Welcome) -> Welcome:
+    content = root_of(welcome)
     content["signed"]["roles"]["root"]["threshold"] = 2
-    return welcome.model_copy(update={"trust_root": base64.b64encode(json.dumps(content).encode()).decode()})
+    return welcome.with_bundle(trust_root=base64.b64encode(json.dumps(content).encode()).decode())
 
 
-WELCOMES: tuple[
-    tuple[Callable[[TrustFederation, WelcomeBundle], WelcomeBundle], type[RingfenceError]], ...
-] = (
+def root_of(welcome: Welcome) -> dict[str, Any]:
+    return json.loads(welcome.bundle.trust_root_bytes() or b"")
+
+
+WELCOMES: tuple[tuple[Callable[[TrustFederation, Welcome], Welcome], type[RingfenceError]], ...] = (
     (for_another_member, PeerError),
-    (under_another_name, PeerError),
+    (under_another_name, ConfigError),
     (from_another_federation, PeerError),
     (with_another_authority, PeerError),
+    (with_another_authority_that_issued_the_certificate, PeerError),
     (with_garbage_for_a_certificate, PeerError),
     (with_another_root, PeerError),
+    (with_a_root_that_is_not_base64, PeerError),
     (with_a_root_of_too_few_signatures, ThresholdError),
     (with_an_edited_root, ThresholdError),
 )
@@ -146,40 +182,31 @@ WELCOMES: tuple[
 
 @pytest.mark.parametrize(("spoil", "expected"), WELCOMES, ids=lambda value: value.__name__)
 def test_a_welcome_that_does_not_fit_is_refused_and_changes_nothing(
-    spoil: Callable[[TrustFederation, WelcomeBundle], WelcomeBundle],
+    spoil: Callable[[TrustFederation, Welcome], Welcome],
     expected: type[RingfenceError],
     federation: TrustFederation,
 ) -> None:
     home = federation.members["acme"]
+    make_request(home)
     before = {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()}
+    welcome = spoil(federation, welcome_of(federation, "acme"))
     with pytest.raises(expected) as caught:
-        accept_welcome(
-            home, welcome=spoil(federation, welcome_of(federation, "acme")), now=federation.clock[0]
+        install_identity(
+            home, bundle=welcome.bundle, certificate=welcome.certificate, now=federation.clock[0]
         )
     assert caught.value.hint
     assert {path: path.read_bytes() for path in home.root.rglob("*") if path.is_file()} == before
 
 
-def test_a_welcome_whose_certificate_has_run_out_is_refused(federation: TrustFederation) -> None:
+@pytest.mark.parametrize("apart", [timedelta(days=8), -timedelta(hours=1)])
+def test_a_certificate_that_is_not_valid_now_is_refused(
+    federation: TrustFederation, apart: timedelta
+) -> None:
     welcome = welcome_of(federation, "acme")
     with pytest.raises(PeerError):
-        accept_welcome(
-            federation.members["acme"], welcome=welcome, now=federation.clock[0] + timedelta(days=8)
+        install_identity(
+            federation.members["acme"],
+            bundle=welcome.bundle,
+            certificate=welcome.certificate,
+            now=federation.clock[0] + apart,
         )
-
-
-def test_nobody_is_welcomed_before_there_is_a_root_of_trust_or_while_suspended(tmp_path: Path) -> None:
-    made = prepare_trust_federation(tmp_path)
-    with pytest.raises(ConfigError, match="no root of trust"):
-        welcome_of(made, "acme")
-    made.registry.suspend("acme")
-    with pytest.raises(ConfigError, match="suspended"):
-        welcome_of(made, "acme")
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b"x" * (2 << 20)])
-def test_a_file_that_is_not_a_welcome_is_an_error_that_names_it(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "welcome.json"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"welcome\.json"):
-        load_welcome_bundle(path)

@@ -19,7 +19,7 @@ import psutil
 from databases import write_database_url
 
 from ringfence.client.flower_adapter import FleetConnection
-from ringfence.client.identity import create_identity
+from ringfence.client.identity import make_request
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import DataSettings, MemberSettings, save_member_settings
 from ringfence.client.policy_text import ensure_policy
@@ -81,6 +81,7 @@ def make_federation(
         demonstration=True,
         fleet_address=f"127.0.0.1:{free_port()}",
         release_address=f"127.0.0.1:{free_port()}",
+        enrolment_address=f"127.0.0.1:{free_port()}",
         database_url_file=write_database_url(root, database_url),
     )
     initialise_coordinator(home, settings=settings, now=now)
@@ -89,7 +90,7 @@ def make_federation(
     homes = {}
     for name in members:
         member = MemberHome(root / name).create()
-        request = create_identity(member, member=name, request_file=root / f"{name}.request.json")
+        request = make_request(member)
         record = admit_member(request, member=name, authority=authority, registry=registry, now=now)
         member.certificate_file.write_text(record.certificate)
         member.ca_file.write_bytes(home.ca_file.read_bytes())

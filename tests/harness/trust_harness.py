@@ -17,7 +17,7 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata
 
 from ringfence.client.approvals import ApprovalClient, sign_draft
-from ringfence.client.identity import accept_welcome, create_identity
+from ringfence.client.identity import install_identity, make_request
 from ringfence.client.member_home import MemberHome
 from ringfence.client.releases import ReleaseStore
 from ringfence.model.channels import open_channel
@@ -25,7 +25,7 @@ from ringfence.model.drafts import Draft
 from ringfence.model.key_files import load_signing_key
 from ringfence.server.admission import admit_member
 from ringfence.server.certificate_authority import load_certificate_authority
-from ringfence.server.control_plane import serve_control_plane
+from ringfence.server.control_plane import RunningControlPlane, serve_control_plane
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
@@ -34,7 +34,7 @@ from ringfence.server.members import ActiveMembers, Member, MemberRegistry
 from ringfence.server.publication import load_signers, next_state
 from ringfence.server.release_repository import RepositoryState
 from ringfence.server.release_trust import ReleaseTrust
-from ringfence.server.welcome import compose_welcome
+from ringfence.server.trust_bundle import compose_bundle
 
 FEDERATION = "example"
 NAMES = ("acme", "beta", "gamma")
@@ -74,9 +74,8 @@ class TrustFederation:
 
     def admit(self, name: str) -> Member:
         member = self.members.setdefault(name, MemberHome(self.root / name))
-        request = create_identity(member, member=name, request_file=self.root / f"{name}.request.json")
         return admit_member(
-            request,
+            make_request(member),
             member=name,
             authority=load_certificate_authority(self.home, federation=FEDERATION),
             registry=self.registry,
@@ -84,10 +83,13 @@ class TrustFederation:
         )
 
     def welcome(self, name: str) -> None:
-        bundle = compose_welcome(
-            self.home, settings=self.settings, member=self.registry.get(name), now=self.clock[0]
+        """Give a member what it would have by joining with an invitation now."""
+        install_identity(
+            self.members[name],
+            bundle=compose_bundle(self.home, settings=self.settings, now=self.clock[0]),
+            certificate=self.registry.get(name).certificate,
+            now=self.clock[0],
         )
-        accept_welcome(self.members[name], welcome=bundle, now=self.clock[0])
 
     def sign(self, draft: Draft, *names: str) -> None:
         """Members sign a draft from a file, without evaluating anything."""
@@ -129,8 +131,14 @@ class TrustFederation:
     @contextlib.contextmanager
     def serving(self) -> Iterator[str]:
         """Serve the real control plane on a free loopback port, in a thread of its own; yield its address."""
+        with self.running() as found:
+            yield found.address
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[RunningControlPlane]:
+        """Serve the real control plane on free loopback ports, in a thread of its own; yield where."""
         started, loop = threading.Event(), asyncio.new_event_loop()
-        found: list[str] = []
+        found: list[RunningControlPlane] = []
         stop = asyncio.Event()
 
         async def serve() -> None:
@@ -138,7 +146,7 @@ class TrustFederation:
                 async with serve_control_plane(
                     self.home, self.settings, now=lambda: self.clock[0]
                 ) as running:
-                    found.append(running.address)
+                    found.append(running)
                     started.set()
                     await stop.wait()
             finally:
@@ -212,6 +220,7 @@ def prepare_trust_federation(
             federation=FEDERATION,
             demonstration=True,
             release_address="127.0.0.1:0",
+            enrolment_address="127.0.0.1:0",
             fleet_address="127.0.0.1:0",
             database_url_file=write_database_url(root, database_url),
         ),

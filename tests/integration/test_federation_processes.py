@@ -94,7 +94,8 @@ def check_listeners(running: Running) -> None:
         assert psutil.Process(agent.pid).children(recursive=True), "the worker is there to be looked at"
         assert listening(agent) == set()
     private = (running.federation.coordinator.flower / "private.address").read_text()
-    expected = {running.federation.settings.fleet_address, running.federation.settings.release_address}
+    settings = running.federation.settings
+    expected = {settings.fleet_address, settings.release_address, settings.enrolment_address}
     serving = listening(running.processes.running["serve"])
     assert {f"{ip}:{port}" for ip, port in serving} == expected | {private}
     assert private.startswith("127.0.0.1:")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from federation_harness import free_port
 from trust_harness import FILES
 
 from ringfence.client.command_line import application as member_application
@@ -71,14 +72,21 @@ def served(home: Path) -> Iterator[str]:
         loop.close()
 
 
-def test_the_whole_ceremony_by_its_commands(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run("coordinator", "init", "example", "--demonstration", "--release-address", "127.0.0.1:0")
-    for name in ("acme", "beta"):
-        run(name, "identity", "create", name)
-        run("coordinator", "member", "admit", f"{name}.request.json")
-    assert run("coordinator", "member", "welcome", "acme", expect=4) == "bad_config"
+def test_the_whole_ceremony_by_its_commands(run: Run, tmp_path: Path) -> None:
+    fixed = [
+        word
+        for kind in ("release", "enrolment")
+        for word in (f"--{kind}-address", f"127.0.0.1:{free_port()}")
+    ]
+    run("coordinator", "init", "example", "--demonstration", *fixed)
+    with served(tmp_path / "coordinator"):
+        for name in ("acme", "beta"):
+            invitation = run("coordinator", "member", "invite", name)["invitation"]
+            assert run(name, "join", invitation)["founding"]
+            assert run(name, "identity", "show")["spiffe_id"] == f"spiffe://example/member/{name}"
+            assert (
+                run(name, "model", "pull", expect=4) == "bad_config"
+            )  # nobody agreed on a root of trust yet
 
     # The first root of trust: files are carried, and one signature is not enough.
     draft = run("coordinator", "trust", "draft")["file"]
@@ -91,17 +99,11 @@ def test_the_whole_ceremony_by_its_commands(
     assert roles["stable"]["keys"] == ["acme", "beta"]
     assert roles["root"]["threshold"] == 2
 
-    for name in ("acme", "beta"):
-        run("coordinator", "member", "welcome", name)
-        run(name, "identity", "accept", f"{name}.welcome.json")
-        assert run(name, "identity", "show")["spiffe_id"] == f"spiffe://example/member/{name}"
-
     folder = tmp_path / "built"
     for file_name, content in FILES.items():
         (folder / file_name).parent.mkdir(parents=True, exist_ok=True)
         (folder / file_name).write_bytes(content)
-    with served(tmp_path / "coordinator") as address:
-        monkeypatch.setenv("RINGFENCE_RELEASE_ADDRESS", address)
+    with served(tmp_path / "coordinator"):
         assert run("acme", "model", "pull", expect=1) == "release_not_found"
         # The candidate of a run comes by another command, which builds it first.
         trust = ReleaseTrust(CoordinatorHome(tmp_path / "coordinator"), now=lambda: datetime.now(UTC))
@@ -140,7 +142,6 @@ def test_the_whole_ceremony_by_its_commands(
         assert run("beta", "model", "pull", expect=2) == "no_connection"
         run("coordinator", "member", "resume", "beta")
         assert run("beta", "approve", "list")["drafts"] == []
-    monkeypatch.delenv("RINGFENCE_RELEASE_ADDRESS")
     releases = run("coordinator", "release", "list")["releases"]
     assert [(item["channel"], item["version"], item["yanked"]) for item in releases] == [
         ("stable", "0.1.0", True),
@@ -154,9 +155,9 @@ def test_the_whole_ceremony_by_its_commands(
         ("member", ("model", "list", "--channel", "x")),
         ("member", ("model", "pull", "--channel", "nightly")),
         ("member", ("model", "pull")),
-        ("member", ("identity", "accept", "missing.json")),
+        ("member", ("join", "missing")),
         ("member", ("approve", "sign", "missing.json", "--yes")),
-        ("coordinator", ("member", "admit", "missing.json")),
+        ("coordinator", ("member", "invite", "Not A Name")),
         ("coordinator", ("release", "draft", "0.1.0")),
         ("coordinator", ("trust", "publish", "missing.json")),
     ],
