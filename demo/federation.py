@@ -153,7 +153,7 @@ class Federation:
         text = "# The plan of the demonstration's run.\n" + toml_text(plan.model_dump(mode="json"))
         self.folder.plan_file.write_text(text)
         started = json.loads(self._coordinate("run", "start", str(self.folder.plan_file), "--json"))
-        run = RunStore(self.folder.coordinator.runs).open(started["data"]["run"])
+        run = RunStore.of(self.folder.coordinator).open(started["data"]["run"])
         deadline = time.monotonic() + plan.training.rounds * plan.cohort.round_deadline_s + _START_S
         done = 0
         while done < plan.training.rounds:
@@ -171,7 +171,7 @@ class Federation:
 
     def latest_run(self) -> Run:
         """Return the run that was carried out."""
-        return RunStore(self.folder.coordinator.runs).all()[-1]
+        return RunStore.of(self.folder.coordinator).all()[-1]
 
     def published_parameters(self) -> NDArray[np.float64]:
         """Return the model that the run published, (d,) float64."""

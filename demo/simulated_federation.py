@@ -41,7 +41,7 @@ class SimulatedFederation:
 
     Attributes:
         plan: what is trained.
-        run: the coordinator's folder of the run, with the signed plan.
+        run: the run at the coordinator, with the signed plan.
         members: the folder of each member, by name, in a fixed order.
         size_classes: the public size class of each member.
     """
@@ -110,6 +110,7 @@ def lay_out(folder: Path, *, plan: Plan, companies: Sequence[CompanyData]) -> Si
     save_coordinator_settings(coordinator, settings=settings)
     create_database(coordinator, settings=settings)
     create_signing_keys(coordinator)
+    create_database(coordinator, settings=settings)
     public_key = plan_public_key(coordinator)
     homes: dict[str, MemberHome] = {}
     size_classes: dict[str, int] = {}

@@ -32,9 +32,9 @@ def main(grid: Grid, context: Context) -> None:
             "Flower's run names no Ringfence run.", hint="Start runs with: ringfence-coordinator run start"
         )
     home = CoordinatorHome.locate(None)
-    run = RunStore(home.runs).open(name)
-    registry = MemberRegistry(open_database(home))
-    members = ActiveMembers(registry)
+    database = open_database(home)
+    run = RunStore.of(home).open(name)
+    members = ActiveMembers(MemberRegistry(database))
 
     def roster() -> dict[int, RosterMember]:
         return {
@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     with run.work():
         try:
             channel = GridChannel(grid, group=run.name)
-            heads = LedgerHeads(home.heads, registry=registry)
+            heads = LedgerHeads(database)
             RoundLoop(run, channel=channel, roster=roster, heads=heads).carry_out()
             Evaluation(run, channel=channel, roster=roster, heads=heads).carry_out()
         except RunStoppedError:

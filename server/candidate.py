@@ -19,7 +19,6 @@ from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.evaluation_record import load_evaluation, quality_report
 from ringfence.server.ledger_heads import LedgerHeads
-from ringfence.server.members import MemberRegistry
 from ringfence.server.release_builder import build_release
 from ringfence.server.run_evidence import describe_features, evidence_of_run
 from ringfence.server.run_provenance import CompletedRun
@@ -48,9 +47,7 @@ def build_candidate(run: Run, *, version: str, home: CoordinatorHome, now: datet
         )
     plan = run.signed_plan().plan
     again = [
-        other.name
-        for other in RunStore(home.runs).all()
-        if other.signed_plan().plan.digest() == plan.digest()
+        other.name for other in RunStore.of(home).all() if other.signed_plan().plan.digest() == plan.digest()
     ]
     if len(again) > 1:
         raise ConfigError(
@@ -61,8 +58,8 @@ def build_candidate(run: Run, *, version: str, home: CoordinatorHome, now: datet
     parameters = published_model(run.history(), averaging=plan.training.averaging)
     contributors = run.contributors()
     evaluation = load_evaluation(run)
-    out = run.folder / "release"
-    out.mkdir(mode=0o700, exist_ok=True)
+    out = home.runs / run.name / "release"
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     return build_release(
         Detector(feature_set=features, architecture=plan.training.architecture, parameters=parameters),
         version=version,
@@ -76,7 +73,7 @@ def build_candidate(run: Run, *, version: str, home: CoordinatorHome, now: datet
             clamp=UPDATE_BOUND,
             receipts=_receipts(
                 sorted(contributors),
-                heads=LedgerHeads(home.heads, registry=MemberRegistry(open_database(home))),
+                heads=LedgerHeads(open_database(home)),
             ),
         ),
         run=_completed(run, rounds=plan.training.rounds),

@@ -26,7 +26,7 @@ def candidate(
     trust, located = open_trust(home)
     name = f"{version}-rc.{number}"
     folder = build_candidate(
-        RunStore(located.runs).open(run), version=version, home=located, now=datetime.now(UTC)
+        RunStore.of(located).open(run), version=version, home=located, now=datetime.now(UTC)
     )
     trust.publish_candidate(folder, version=name)
     emit(

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from ringfence.model.errors import ConfigError
+from ringfence.server.artifacts import ArtifactStore
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings, load_coordinator_settings
 from ringfence.server.database import Database, parse_database_url
@@ -28,17 +29,27 @@ def open_database(home: CoordinatorHome, *, settings: CoordinatorSettings | None
         StorageError: the database cannot be used. The operator's to mend.
     """
     known = settings or load_coordinator_settings(home)
-    database = Database(database_url(home, settings=known))
-    # Not across a fork: two processes must not share a connection.
-    key = (os.getpid(), database.url.render_as_string(hide_password=False))
+    url = database_url(home, settings=known)
+    key = (os.getpid(), url)  # not across a fork: two processes must not share a connection
     with _OPENING:
         opened = _OPEN.get(key)
         if opened is not None and (opened.file is None or opened.file.exists()):
             return opened
+        database = Database(url)
         require_current_schema(database)
         require_federation(database, federation=known.federation)
         _OPEN[key] = database
     return database
+
+
+def open_artifacts(home: CoordinatorHome, *, settings: CoordinatorSettings | None = None) -> ArtifactStore:
+    """Return the coordinator's artifacts: what its settings point at, else a folder in its folder.
+
+    Raises:
+        ConfigError: the settings are wrong. The operator's to mend.
+    """
+    known = settings or load_coordinator_settings(home)
+    return ArtifactStore(home.artifacts if known.artifacts_url is None else known.artifacts_url)
 
 
 def create_database(home: CoordinatorHome, *, settings: CoordinatorSettings) -> Database:

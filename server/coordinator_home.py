@@ -37,7 +37,7 @@ class CoordinatorHome:
         folders = (
             self.root,
             self.pki,
-            self.heads,
+            self.artifacts,
             self.repository,
             self.keys,
             self.drafts,
@@ -99,9 +99,9 @@ class CoordinatorHome:
         return self.root / "coordinator.db"
 
     @property
-    def heads(self) -> Path:
-        """Folder of the newest signed ledger head of each member, kept for the member."""
-        return self.root / "heads"
+    def artifacts(self) -> Path:
+        """Files that never change, under their SHA-256, unless the settings point at an object store."""
+        return self.root / "artifacts"
 
     @property
     def repository(self) -> Path:
@@ -125,5 +125,5 @@ class CoordinatorHome:
 
     @property
     def runs(self) -> Path:
-        """One folder a run: its plan, checkpoints and events."""
+        """One folder a run that was built into a release candidate."""
         return self.root / "runs"

@@ -49,6 +49,8 @@ class CoordinatorSettings(BaseModel):
         fleet_metrics_address: the same for the fleet gateway.
         server_names: DNS names and IP addresses in the listeners' certificate.
         database_url_file: file that holds the database's URL, from the folder on; None for SQLite in the folder.
+        artifacts_url: object store of models and releases, such as ``s3://bucket/path``, with the access that the cloud's
+            own environment gives; None for a folder in the folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +69,7 @@ class CoordinatorSettings(BaseModel):
     fleet_metrics_address: LoopbackAddress | None = None
     server_names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     database_url_file: Path | None = None
+    artifacts_url: str | None = None
 
     @property
     def fleet_address_for_members(self) -> str:

@@ -9,7 +9,6 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ringfence.model.atomic_file import write_atomically
 from ringfence.model.errors import ConfigError, DataError
 from ringfence.model.histogram_quality import BIN_EDGES, Estimate, HistogramQuality, quality_of_histogram
 from ringfence.model.plan import Sha256
@@ -66,28 +65,29 @@ class EvaluationRecord(BaseModel):
 
 
 def save_evaluation(run: Run, *, record: EvaluationRecord) -> None:
-    """Write ``evaluation.json``: the histogram, and for people what it says."""
+    """Keep ``evaluation.json``: the histogram, and for people what it says."""
     try:
         quality: dict[str, object] | None = _figures(record.quality())
     except DataError:
         quality = None
     content = {**record.model_dump(mode="json"), "quality": quality}
-    write_atomically(run.folder / EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
+    run.write_document(EVALUATION_FILE, json.dumps(content, indent=2).encode() + b"\n")
 
 
 def load_evaluation(run: Run) -> EvaluationRecord | None:
     """Return a run's evaluation, or None if it has none.
 
     Raises:
-        ConfigError: the file is damaged. The operator's to restore.
+        ConfigError: it is damaged. The operator's to restore.
     """
+    content = run.read_document(EVALUATION_FILE)
+    if content is None:
+        return None
     try:
-        values = json.loads((run.folder / EVALUATION_FILE).read_bytes())
+        values = json.loads(content)
         values.pop("quality", None)
         return EvaluationRecord.model_validate_json(json.dumps(values))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, AttributeError, ValidationError) as error:
+    except (ValueError, TypeError, AttributeError, ValidationError) as error:
         raise ConfigError(
             f"The evaluation of run {run.name} cannot be read.", hint="Restore it from a backup."
         ) from error

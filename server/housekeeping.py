@@ -10,7 +10,7 @@ from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
 from ringfence.server.flower_adapter import FlowerControl
 from ringfence.server.members import MemberRegistry
 from ringfence.server.run_launch import Launcher
-from ringfence.server.run_store import Run, RunStore, event_now
+from ringfence.server.run_store import Run, event_now
 
 log = logging.getLogger("ringfence.coordinator")
 _MAX_RESTARTS = 5
@@ -66,7 +66,7 @@ class RunKeeper:
         Raises:
             ConnectionFailedError: the fleet service does not answer.
         """
-        for run in RunStore(self.launcher.home.runs).all():
+        for run in self.launcher.runs.all():
             if run.record().status != "running" or run.has_worker():
                 self._unattended.pop(run.name, None)
                 continue

@@ -6,37 +6,34 @@ its newest head in a second place of its own as well.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from sqlalchemy import select
 
-from ringfence.model.atomic_file import write_atomically
 from ringfence.model.errors import ConfigError, PeerError
 from ringfence.privacy.ledger_anchor import read_signed_head
 from ringfence.privacy.ledger_chain import LedgerHead
+from ringfence.server.database import Database
 from ringfence.server.members import MemberRegistry
+from ringfence.server.tables import ledger_heads
 
 
 class LedgerHeads:
-    """One file a member: its newest signed head.
+    """One row a member: its newest signed head.
 
     Args:
-        folder: ``heads`` in the coordinator's home; made if missing.
-        registry: knows the members' identity keys.
+        database: the coordinator's; it knows the members' identity keys too.
     """
 
-    def __init__(self, folder: Path, *, registry: MemberRegistry) -> None:
-        self._folder = folder
-        self._registry = registry
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._registry = MemberRegistry(database)
 
     def newest(self, member: str) -> bytes:
         """Return the newest head that is kept for a member, empty if none is."""
-        try:
-            return (self._folder / f"{member}.head").read_bytes()
-        except FileNotFoundError:
-            return b""
+        wanted = select(ledger_heads.c.signed_head).where(ledger_heads.c.member == member)
+        with self._database.reading() as connection:
+            return connection.scalar(wanted) or b""
 
     def keep(self, member: str, signed_head: bytes) -> None:
         """Keep a head, unless a newer one of the same ledger is kept already.
@@ -45,18 +42,20 @@ class LedgerHeads:
             PeerError: the member did not sign it. The member's fault.
         """
         head = self._read(member, signed_head)
-        kept = self.newest(member)
-        if kept:
-            known = self._read(member, kept)
-            if known.ledger == head.ledger and known.seq >= head.seq:
-                return
-        write_atomically(self._folder / f"{member}.head", signed_head)
+        with self._database.transaction() as connection:
+            kept = self.newest(member)
+            if kept:
+                known = self._read(member, kept)
+                if known.ledger == head.ledger and known.seq >= head.seq:
+                    return
+            connection.execute(ledger_heads.delete().where(ledger_heads.c.member == member))
+            connection.execute(ledger_heads.insert().values(member=member, signed_head=signed_head))
 
     def head(self, member: str) -> LedgerHead | None:
         """Return the newest head that is kept for a member, or None.
 
         Raises:
-            PeerError: the file does not hold one that the member signed. The operator's to restore.
+            PeerError: the row does not hold one that the member signed. The operator's to restore.
         """
         kept = self.newest(member)
         return self._read(member, kept) if kept else None

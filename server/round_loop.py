@@ -30,7 +30,7 @@ from ringfence.model.plan import Plan
 from ringfence.model.round_messages import Refusal, RefusalCode, TrainRequest, TrainUpdate
 from ringfence.server.aggregation import RoundQuestion, average_updates, check_update, is_earlier
 from ringfence.server.round_channel import Arrival, RoundChannel
-from ringfence.server.run_store import Run, event_now
+from ringfence.server.run_store import Run, RunEvent, event_now
 
 log = logging.getLogger("ringfence.rounds")
 OPEN_ATTEMPT = 1
@@ -169,7 +169,6 @@ class RoundLoop:
         parameters = history[-1]
         for round_ in range(len(history), plan.training.rounds + 1):
             parameters = self._carry_out_round(round_, parameters, plan)
-            self._run.save_round(round_, parameters)
         return parameters
 
     def _carry_out_round(
@@ -185,9 +184,8 @@ class RoundLoop:
             if len(state.changes) >= plan.cohort.minimum:
                 break
             answered = len(state.changes)
-            self._event(
-                state, "short", detail=f"{answered} of at least {plan.cohort.minimum} members, try {window}"
-            )
+            detail = f"{answered} of at least {plan.cohort.minimum} members, try {window}"
+            self._run.add_event(_line(state, "short", detail=detail))
             if self._hopeless(state):
                 break
             # Asked anew in the next window, from their outboxes where they had answered.
@@ -207,10 +205,12 @@ class RoundLoop:
             updates={state.roster[node].id: change for node, change in state.changes.items()},
             size_classes={member.id: member.size_class for member in state.roster.values()},
         )
-        self._run.add_contributors(
-            {state.roster[node].id: state.roster[node].size_class for node in state.changes}
+        self._run.save_round(
+            round_,
+            model,
+            contributors={state.roster[node].id: state.roster[node].size_class for node in state.changes},
+            event=_line(state, "round", missing=len(absent), seconds=self._clock.monotonic() - began),
         )
-        self._event(state, "round", missing=len(absent), seconds=self._clock.monotonic() - began)
         return model
 
     def _wait(self, state: _Round, parameters: NDArray[np.float64], *, deadline: float) -> None:
@@ -305,23 +305,20 @@ class RoundLoop:
         possible = len(state.roster) - len(state.refused)
         return bool(state.roster) and bool(state.refused) and possible < state.question.plan.cohort.minimum
 
-    def _event(
-        self, state: _Round, event: str, *, missing: int = 0, seconds: float = 0.0, detail: str = ""
-    ) -> None:
-        self._run.add_event(
-            event_now(
-                event,
-                round=state.question.round,
-                asked=len(state.cohort),
-                answered=len(state.changes),
-                missing=missing,
-                refused=len(state.refused),
-                bytes_sent=state.bytes_sent,
-                bytes_received=state.bytes_received,
-                seconds=round(seconds, 3),
-                detail=detail or _reasons(state).strip(" ()"),
-            )
-        )
+
+def _line(state: _Round, event: str, *, missing: int = 0, seconds: float = 0.0, detail: str = "") -> RunEvent:
+    return event_now(
+        event,
+        round=state.question.round,
+        asked=len(state.cohort),
+        answered=len(state.changes),
+        missing=missing,
+        refused=len(state.refused),
+        bytes_sent=state.bytes_sent,
+        bytes_received=state.bytes_received,
+        seconds=round(seconds, 3),
+        detail=detail or _reasons(state).strip(" ()"),
+    )
 
 
 def _reasons(state: _Round) -> str:

@@ -57,7 +57,7 @@ def list_runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List every run."""
     from ringfence.server.run_store import RunStore
 
-    rows = [_summary(run) for run in RunStore(_home(home).runs).all()]
+    rows = [_summary(run) for run in RunStore.of(_home(home)).all()]
     lines = [f"{row['run']:<32} {row['status']:<10} round {row['round']} of {row['rounds']}" for row in rows]
     emit(
         "\n".join([*lines, _next_of_list(rows)]),
@@ -71,7 +71,7 @@ def show(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False)
     """Show where one run stands and what happened in it."""
     from ringfence.server.run_store import RunStore, events_as_json
 
-    found = RunStore(_home(home).runs).open(run)
+    found = RunStore.of(_home(home)).open(run)
     summary = _summary(found)
     events = found.events()
     lines = [f"{key:<8} {value}" for key, value in summary.items() if value != ""]
@@ -90,7 +90,7 @@ def watch(
     """Follow a run until it ends: one line an event."""
     from ringfence.server.run_store import RunStore
 
-    found = RunStore(_home(home).runs).open(run)
+    found = RunStore.of(_home(home)).open(run)
     _follow(found, timeout_s=timeout, as_json=as_json)
     _show_end(found, as_json=as_json, waited=True)
 
@@ -101,7 +101,7 @@ def stop(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False)
     from ringfence.server.run_store import RunStore
 
     launcher = _launcher(home)
-    found = RunStore(launcher.home.runs).open(run)
+    found = RunStore.of(launcher.home, settings=launcher.settings).open(run)
     launcher.stop(found)
     emit(
         f"The run {run} is stopped.\nNext, to go on: ringfence-coordinator run resume {run}",
@@ -116,7 +116,7 @@ def resume(run: RunArgument, home: HomeOption = None, as_json: JsonOption = Fals
     from ringfence.server.run_store import RunStore
 
     launcher = _launcher(home)
-    found = RunStore(launcher.home.runs).open(run)
+    found = RunStore.of(launcher.home, settings=launcher.settings).open(run)
     launcher.start(found)
     emit(
         f"The run {run} goes on from round {_summary(found)['round']}.\nNext: ringfence-coordinator run watch {run}",

@@ -1,9 +1,8 @@
-"""Launching a run: the plan is checked, completed, signed, put on disk, and handed to Flower."""
+"""Launching a run: the plan is checked, completed, signed, put down, and handed to Flower."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ringfence.model.errors import ConfigError, RingfenceError
 from ringfence.model.feature_set import load_feature_set
@@ -29,6 +28,11 @@ class Launcher:
     home: CoordinatorHome
     settings: CoordinatorSettings
 
+    @property
+    def runs(self) -> RunStore:
+        """Every run."""
+        return RunStore.of(self.home, settings=self.settings)
+
     def control(self) -> FlowerControl:
         """Return the control client of the fleet service that runs now.
 
@@ -42,7 +46,7 @@ class Launcher:
         )
 
     def prepare(self, plan: Plan, *, name: str | None = None) -> Run:
-        """Check and sign a plan and put the run on disk, without starting it.
+        """Check and sign a plan and put the run down, without starting it.
 
         Raises:
             ConfigError: the plan does not fit this federation or this installation. The operator's to mend.
@@ -69,7 +73,7 @@ class Launcher:
                 hint=f'Use feature_set_sha256 = "{features.fingerprint}".',
             )
         signature = load_coordinator_key(self.home, name="plan").sign(plan.canonical_json())
-        return RunStore(self.home.runs).create(
+        return self.runs.create(
             name or self._free_name(plan.name),
             signed=SignedPlan(plan=plan, signature=signature),
             initial=ARCHITECTURES[plan.training.architecture].initial(features),
@@ -126,8 +130,8 @@ class Launcher:
             self.control().stop_run(flower_run_id)
 
     def _free_name(self, stem: str) -> str:
-        taken = {run.name for run in RunStore(self.home.runs).all()}
+        taken = {run.name for run in self.runs.all()}
         number = 1
-        while (name := f"{stem}-{number}") in taken or Path(self.home.runs / name).exists():
+        while (name := f"{stem}-{number}") in taken:
             number += 1
         return name

@@ -1,21 +1,19 @@
 """What the coordinator keeps of a run: its plan, the model after each round, what happened. Survives any crash.
 
-One folder a run. The model after a round is on disk before the next round starts, so that a run continues from there
-whatever died. A run has one worker at a time, held by a lock that the system drops with the process.
+All of it is in the coordinator's database; the models themselves are artifacts that it names. The model after a round is
+durable before the next round starts, in one transaction with who contributed to it, so that a run continues from there
+whatever died. A run has one worker at a time, by a claim that falls away with the process.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +21,25 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
+from sqlalchemy import Connection, func, select
 
-from ringfence.model.atomic_file import write_atomically
 from ringfence.model.errors import ConfigError, RingfenceError
 from ringfence.model.plan import Plan, parse_plan
+from ringfence.server.artifacts import Artifact, ArtifactStore, record
+from ringfence.server.claims import claim, is_claimed
+from ringfence.server.coordinator_database import open_artifacts, open_database
+from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.coordinator_settings import CoordinatorSettings
+from ringfence.server.database import Database
+from ringfence.server.tables import (
+    run_checkpoints,
+    run_contributors,
+    run_documents,
+    run_events,
+    runs,
+)
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,62}$")
-_CHECKPOINT = re.compile(r"^round-(\d{6})\.safetensors$")
 Status = Literal["created", "running", "completed", "failed", "stopped"]
 
 
@@ -95,31 +105,28 @@ class SignedPlan:
 
 
 class Run:
-    """One run's folder.
+    """One run.
 
     Args:
-        folder: ``runs/<name>`` in the coordinator's home.
+        name: of the run.
+        database: the coordinator's.
+        artifacts: the coordinator's.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.name = folder.name
+    def __init__(self, name: str, *, database: Database, artifacts: ArtifactStore) -> None:
+        self.name = name
+        self._database = database
+        self._artifacts = artifacts
 
     def signed_plan(self) -> SignedPlan:
         """Return the plan and its signature.
 
         Raises:
-            ConfigError: a file is missing or damaged. The operator's to restore.
+            ConfigError: it is damaged. The operator's to restore.
         """
-        try:
-            return SignedPlan(
-                plan=parse_plan((self.folder / "plan.json").read_bytes()),
-                signature=(self.folder / "plan.sig").read_bytes(),
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"The run {self.name} has no plan.", hint="List runs: ringfence-coordinator run list"
-            ) from error
+        with self._database.reading() as connection:
+            row = connection.execute(select(runs).where(runs.c.name == self.name)).one()
+        return SignedPlan(plan=parse_plan(row.plan), signature=row.signature)
 
     def record(self) -> RunRecord:
         """Return where the run stands.
@@ -127,90 +134,135 @@ class Run:
         Raises:
             ConfigError: the record is damaged. The operator's to restore.
         """
+        wanted = select(runs.c.status, runs.c.flower_run_id, runs.c.reason).where(runs.c.name == self.name)
+        with self._database.reading() as connection:
+            row = connection.execute(wanted).mappings().first()
         try:
-            return RunRecord.model_validate_json((self.folder / "record.json").read_bytes())
-        except (OSError, ValidationError) as error:
+            return RunRecord.model_validate(dict(row or {"status": ""}))
+        except ValidationError as error:
             raise ConfigError(
                 f"The record of run {self.name} cannot be read.", hint="Restore it from a backup."
             ) from error
 
     def update(self, **changes: object) -> RunRecord:
         """Change the record and return it."""
-        record = RunRecord.model_validate({**self.record().model_dump(), **changes})
-        write_atomically(self.folder / "record.json", record.model_dump_json(indent=2).encode() + b"\n")
-        return record
+        with self._database.transaction() as connection:
+            changed = RunRecord.model_validate({**self.record().model_dump(), **changes})
+            connection.execute(runs.update().where(runs.c.name == self.name).values(**dict(changed)))
+        return changed
 
     def history(self) -> list[NDArray[np.float64]]:
         """Return the models after round 0 (the start), 1, 2, ...: (d,) float64 each.
 
         Raises:
-            ConfigError: a checkpoint is damaged. The operator's to restore.
+            ConfigError: a checkpoint is damaged or missing. The operator's to restore.
         """
-        found: dict[int, Path] = {}
-        for path in self.folder.iterdir():
-            if match := _CHECKPOINT.match(path.name):
-                found[int(match[1])] = path
-        if sorted(found) != list(range(len(found))) or not found:
+        wanted = (
+            select(run_checkpoints.c.round, run_checkpoints.c.artifact)
+            .where(run_checkpoints.c.run == self.name)
+            .order_by(run_checkpoints.c.round)
+        )
+        with self._database.reading() as connection:
+            found = connection.execute(wanted).all()
+        if not found or [row.round for row in found] != list(range(len(found))):
             raise ConfigError(
                 f"A checkpoint of run {self.name} is missing.", hint="Restore it from a backup."
             )
-        models = [self._read(found[round_]) for round_ in range(len(found))]
+        models = [self._read(row.round, self._artifacts.read(row.artifact)) for row in found]
         for round_, model in enumerate(models):
             if model.ndim != 1 or model.shape != models[0].shape or not np.isfinite(model).all():
-                raise self._damaged(found[round_])
+                raise self._damaged(round_)
         return models
 
     def rounds_done(self) -> int:
-        """Return how many rounds have their model on disk."""
-        numbers = [int(match[1]) for path in self.folder.iterdir() if (match := _CHECKPOINT.match(path.name))]
-        return max(numbers, default=0)
+        """Return how many rounds have their model kept."""
+        wanted = select(func.max(run_checkpoints.c.round)).where(run_checkpoints.c.run == self.name)
+        with self._database.reading() as connection:
+            return connection.scalar(wanted) or 0
 
-    def save_round(self, round_: int, parameters: NDArray[np.float64]) -> None:
-        """Put the model after a round on disk, whole or not at all."""
-        write_atomically(
-            self.folder / f"round-{round_:06d}.safetensors",
-            save_tensors({"parameters": np.ascontiguousarray(parameters, dtype=np.float64)}),
-        )
+    def save_round(
+        self,
+        round_: int,
+        parameters: NDArray[np.float64],
+        *,
+        contributors: Mapping[str, int] | None = None,
+        event: RunEvent | None = None,
+    ) -> None:
+        """Keep the model after a round, with who contributed to it and the event that says so: all or nothing.
+
+        Args:
+            round_: the round, 1 for the first; 0 is the start.
+            parameters: the model, (d,) float64.
+            contributors: members whose answers went into it, with their public size classes.
+            event: the line of history for it.
+
+        Raises:
+            RingfenceError: another process kept another model of this round.
+        """
+        artifact = self._artifacts.keep(_as_tensors(parameters), kind="checkpoint")
+        with self._database.transaction() as connection:
+            _insert_checkpoint(connection, self.name, round_, artifact)
+            if contributors:
+                self.add_contributors(contributors)
+            if event is not None:
+                self.add_event(event)
 
     def add_contributors(self, size_classes: Mapping[str, int]) -> None:
         """Record members whose answers went into a model, with their public size classes."""
-        known = self.contributors()
-        if not size_classes.keys() <= known.keys():
-            content = json.dumps({**known, **size_classes}, sort_keys=True)
-            write_atomically(self.folder / "contributors.json", content.encode())
+        with self._database.transaction() as connection:
+            known = self.contributors()
+            for member, size_class in size_classes.items():
+                if member not in known:
+                    connection.execute(
+                        run_contributors.insert().values(run=self.name, member=member, size_class=size_class)
+                    )
 
     def contributors(self) -> dict[str, int]:
         """Return every member whose answers went into a model of this run, with its public size class."""
-        try:
-            values: dict[str, int] = json.loads((self.folder / "contributors.json").read_bytes())
-        except FileNotFoundError:
-            return {}
-        return values
+        wanted = select(run_contributors.c.member, run_contributors.c.size_class).where(
+            run_contributors.c.run == self.name
+        )
+        with self._database.reading() as connection:
+            return {row.member: row.size_class for row in connection.execute(wanted)}
 
     def add_event(self, event: RunEvent) -> None:
         """Append one line to the run's history."""
-        line = event.model_dump_json(exclude_defaults=True) + "\n"
-        handle = os.open(self.folder / "events.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":
-                line = "\n" + line  # the line before was cut short by a crash, and would swallow this one
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+        last = select(func.max(run_events.c.number)).where(run_events.c.run == self.name)
+        with self._database.transaction() as connection:
+            number = (connection.scalar(last) or 0) + 1
+            connection.execute(
+                run_events.insert().values(
+                    run=self.name, number=number, content=event.model_dump_json(exclude_defaults=True)
+                )
+            )
 
     def events(self, *, after: int = 0) -> list[RunEvent]:
-        """Return the history after its first ``after`` events. A line that a crash cut short is left out."""
-        path = self.folder / "events.jsonl"
-        if not path.exists():
-            return []
-        events = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                events.append(RunEvent.model_validate_json(line))
-            except ValidationError:
-                continue
-        return events[after:]
+        """Return the history after its first ``after`` events."""
+        wanted = (
+            select(run_events.c.content)
+            .where(run_events.c.run == self.name, run_events.c.number > after)
+            .order_by(run_events.c.number)
+        )
+        with self._database.reading() as connection:
+            lines = connection.scalars(wanted).all()
+        return [RunEvent.model_validate_json(line) for line in lines]
+
+    def write_document(self, name: str, content: bytes) -> None:
+        """Keep a document of the run, such as its evaluation, in place of the one of that name."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                run_documents.delete().where(run_documents.c.run == self.name, run_documents.c.name == name)
+            )
+            connection.execute(run_documents.insert().values(run=self.name, name=name, content=content))
+
+    def read_document(self, name: str) -> bytes | None:
+        """Return a document of the run, or None if it has none of that name."""
+        wanted = select(run_documents.c.content).where(
+            run_documents.c.run == self.name, run_documents.c.name == name
+        )
+        with self._database.reading() as connection:
+            found: bytes | None = connection.scalar(wanted)
+        return found
 
     @contextmanager
     def work(self) -> Iterator[None]:
@@ -219,33 +271,27 @@ class Run:
         Raises:
             RingfenceError: another process is.
         """
-        handle = os.open(self.folder / "worker.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RingfenceError(f"Another process works on run {self.name}.") from error
+        with claim(self._database, self._claim_name, taken=f"Another process works on run {self.name}."):
             yield
-        finally:
-            os.close(handle)
 
     def has_worker(self) -> bool:
         """Return whether a process works on the run now."""
-        try:
-            with self.work():
-                return False
-        except RingfenceError:
-            return True
+        return is_claimed(self._database, self._claim_name)
 
-    def _read(self, path: Path) -> NDArray[np.float64]:
-        try:
-            return load_tensors(path.read_bytes())["parameters"].astype(np.float64)
-        except (OSError, SafetensorError, KeyError) as error:
-            raise self._damaged(path) from error
+    @property
+    def _claim_name(self) -> str:
+        return f"run-{self.name}"
 
-    def _damaged(self, path: Path) -> ConfigError:
+    def _read(self, round_: int, content: bytes) -> NDArray[np.float64]:
+        try:
+            return load_tensors(content)["parameters"].astype(np.float64)
+        except (SafetensorError, KeyError) as error:
+            raise self._damaged(round_) from error
+
+    def _damaged(self, round_: int) -> ConfigError:
         return ConfigError(
-            f"The checkpoint {path.name} of run {self.name} is damaged.", hint="Restore it from a backup."
+            f"The checkpoint of round {round_} of run {self.name} is damaged.",
+            hint="Restore it from a backup.",
         )
 
 
@@ -253,11 +299,23 @@ class RunStore:
     """All runs of a coordinator.
 
     Args:
-        folder: ``runs`` in the coordinator's home.
+        database: the coordinator's.
+        artifacts: the coordinator's.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, database: Database, *, artifacts: ArtifactStore) -> None:
+        self._database = database
+        self._artifacts = artifacts
+
+    @classmethod
+    def of(cls, home: CoordinatorHome, *, settings: CoordinatorSettings | None = None) -> Self:
+        """Return the runs of the coordinator of a folder; its settings are read from there if they are not given.
+
+        Raises:
+            ConfigError: the settings are wrong, or the database is of another version or federation. The operator's.
+            StorageError: the database cannot be used. The operator's to mend.
+        """
+        return cls(open_database(home, settings=settings), artifacts=open_artifacts(home, settings=settings))
 
     def create(self, name: str, *, signed: SignedPlan, initial: NDArray[np.float64]) -> Run:
         """Make a run from a signed plan and the model that it starts from, (d,) float64.
@@ -269,19 +327,23 @@ class RunStore:
             raise ConfigError(
                 f"{name!r} is not a name for a run.", hint="Use lower-case letters, digits, dots and dashes."
             )
-        run = Run(self._folder / name)
-        try:
-            run.folder.mkdir(mode=0o700, parents=True)
-        except FileExistsError as error:
-            raise ConfigError(
-                f"There is a run {name} already.", hint="Choose another name with --name."
-            ) from error
-        write_atomically(run.folder / "plan.json", signed.plan.canonical_json())
-        write_atomically(run.folder / "plan.sig", signed.signature)
-        run.save_round(0, initial)
-        # Last: a run without a record was never complete.
-        write_atomically(run.folder / "record.json", RunRecord().model_dump_json().encode())
-        return run
+        artifact = self._artifacts.keep(_as_tensors(initial), kind="checkpoint")
+        with self._database.transaction() as connection:
+            if self._exists(name):
+                raise ConfigError(f"There is a run {name} already.", hint="Choose another name with --name.")
+            position = (connection.scalar(select(func.max(runs.c.position))) or 0) + 1
+            connection.execute(
+                runs.insert().values(
+                    name=name,
+                    position=position,
+                    plan=signed.plan.canonical_json(),
+                    signature=signed.signature,
+                    created_at=datetime.now(UTC),
+                    **dict(RunRecord()),
+                )
+            )
+            _insert_checkpoint(connection, name, 0, artifact)
+        return self._run(name)
 
     def open(self, name: str) -> Run:
         """Return a run.
@@ -289,19 +351,43 @@ class RunStore:
         Raises:
             ConfigError: there is none of that name. The operator's to mend.
         """
-        run = Run(self._folder / name)
-        if not _NAME.fullmatch(name) or not (run.folder / "record.json").is_file():
+        if not _NAME.fullmatch(name) or not self._exists(name):
             raise ConfigError(f"There is no run {name}.", hint="List runs: ringfence-coordinator run list")
-        return run
+        return self._run(name)
 
     def all(self) -> list[Run]:
         """Return every run, oldest first."""
-        if not self._folder.is_dir():
-            return []
-        folders = [path for path in self._folder.iterdir() if (path / "record.json").is_file()]
-        return [
-            Run(path) for path in sorted(folders, key=lambda path: (path / "plan.sig").stat().st_mtime_ns)
-        ]
+        with self._database.reading() as connection:
+            names = connection.scalars(select(runs.c.name).order_by(runs.c.position)).all()
+        return [self._run(name) for name in names]
+
+    def _exists(self, name: str) -> bool:
+        with self._database.reading() as connection:
+            return connection.scalar(select(runs.c.name).where(runs.c.name == name)) is not None
+
+    def _run(self, name: str) -> Run:
+        return Run(name, database=self._database, artifacts=self._artifacts)
+
+
+def _as_tensors(parameters: NDArray[np.float64]) -> bytes:
+    return save_tensors({"parameters": np.ascontiguousarray(parameters, dtype=np.float64)})
+
+
+def _insert_checkpoint(connection: Connection, run: str, round_: int, artifact: Artifact) -> None:
+    wanted = select(run_checkpoints.c.artifact).where(
+        run_checkpoints.c.run == run, run_checkpoints.c.round == round_
+    )
+    kept = connection.scalar(wanted)
+    if kept == artifact.digest:
+        return
+    if kept is not None:
+        # Whoever had the run before and lost its claim unawares must not change what others went on from.
+        raise RingfenceError(
+            f"Another process kept another model of round {round_} of run {run}.",
+            hint=f"See: ringfence-coordinator run watch {run}",
+        )
+    record(artifact, on=connection, now=datetime.now(UTC))
+    connection.execute(run_checkpoints.insert().values(run=run, round=round_, artifact=artifact.digest))
 
 
 def event_now(event: str, **values: object) -> RunEvent:

@@ -42,6 +42,8 @@ from ringfence.privacy.ledger_terms import LedgerLimits, LedgerTerms
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.server.candidate import build_candidate
 from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.coordinator_settings import CoordinatorSettings
+from ringfence.server.initialisation import initialise_coordinator
 from ringfence.server.run_store import RunStore, SignedPlan
 
 NOW = 1_790_000_000.0
@@ -226,8 +228,13 @@ def test_a_reply_of_a_thousand_parts_is_not_collected_part_by_part(parts: int, r
 def test_two_runs_of_one_plan_make_no_candidate_because_the_evidence_of_one_would_say_too_little(
     tmp_path: Path,
 ) -> None:
-    home = CoordinatorHome(tmp_path / "coordinator").create()
-    store = RunStore(home.runs)
+    home = CoordinatorHome(tmp_path / "coordinator")
+    initialise_coordinator(
+        home,
+        settings=CoordinatorSettings(federation=PLAN.federation),
+        now=datetime.fromtimestamp(NOW, tz=UTC),
+    )
+    store = RunStore.of(home)
     for name in ("first-1", "first-2"):
         store.create(name, signed=SignedPlan(PLAN, b"s" * 64), initial=np.zeros(109))
     store.open("first-2").update(status="completed")

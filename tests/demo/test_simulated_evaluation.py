@@ -125,7 +125,9 @@ def test_a_member_whose_evaluation_fails_sends_a_code_and_the_others_count(
     record = load_evaluation(federation.run)
     assert record is not None
     assert record.members == COMPANIES - 1
-    kept = b"".join(path.read_bytes() for path in federation.run.folder.iterdir() if path.is_file())
+    coordinator = tmp_path / "coordinator"
+    kept = b"".join(path.read_bytes() for path in coordinator.rglob("*") if path.is_file())
+    assert b'"evaluated"' in kept
     assert b"heron" not in kept
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from databases import run_store
 
 from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.round_messages import Refusal, TrainRequest, TrainUpdate
 from ringfence.server.round_channel import Arrival
 from ringfence.server.round_loop import RosterMember, RoundLoop
-from ringfence.server.run_store import Run, RunStore, SignedPlan
+from ringfence.server.run_store import Run, SignedPlan
 
 DIMENSION = 4
 QUESTION_BYTES, ANSWER_BYTES = 1000, 10
@@ -153,6 +154,7 @@ def table_plan(
 class Table:
     """A run, its members and its time."""
 
+    folder: Path
     run: Run
     channel: FakeChannel
     clock: FakeClock
@@ -173,11 +175,11 @@ class Table:
 def lay_table(folder: Path, *behaviours: Behaviour, plan: Plan | None = None, name: str = "run") -> Table:
     """Lay out a run whose members 1, 2, 3, ... behave as told; their size classes are 1, 2, 4, ..."""
     clock = FakeClock()
-    run = RunStore(folder).create(
+    run = run_store(folder).create(
         name,
         signed=SignedPlan(plan=plan or table_plan(), signature=b"s" * 64),
         initial=np.zeros(DIMENSION),
     )
     members = dict(enumerate(behaviours, start=1))
     roster = {node: RosterMember(id=f"member-{node}", size_class=2 ** (node - 1)) for node in members}
-    return Table(run, FakeChannel(clock, members), clock, roster)
+    return Table(folder, run, FakeChannel(clock, members), clock, roster)

@@ -44,7 +44,7 @@ class Running:
         file = self.federation.root / f"{name}.toml"
         file.write_text(toml_text(plan.model_dump(mode="json")))
         wait_until(lambda: self.command("run", "start", file, "--name", name, "--json")[0] == 0, what=name)
-        return RunStore(self.federation.coordinator.runs).open(name)
+        return RunStore.of(self.federation.coordinator, settings=self.federation.settings).open(name)
 
     def command(self, *arguments: object) -> tuple[int, str]:
         done = subprocess.run(

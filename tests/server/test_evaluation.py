@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from databases import run_store
 from round_table import FakeClock
 
 from ringfence.model.errors import ConfigError
@@ -26,7 +27,7 @@ from ringfence.server.evaluation_record import (
 )
 from ringfence.server.round_channel import Arrival
 from ringfence.server.round_loop import RosterMember, RunStoppedError
-from ringfence.server.run_store import Run, RunStore, SignedPlan
+from ringfence.server.run_store import Run, SignedPlan
 
 NOISE = 4.0
 COUNTS = np.concatenate([np.arange(32, 16, -1) * 8, np.arange(16) * 4]).astype(np.int64)
@@ -92,7 +93,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def run_of(folder: Path, agreed: Plan) -> Run:
-    made = RunStore(folder / "runs").create(
+    made = run_store(folder).create(
         "spring-1", signed=SignedPlan(plan=agreed, signature=bytes(64)), initial=np.zeros(4)
     )
     for round_ in (1, 2):
@@ -117,7 +118,7 @@ def test_the_sum_of_the_histograms_is_kept_and_nothing_of_any_one_member(run: Ru
     for _, request in channel.asked:
         assert request.parameters.tolist() == [2.0] * 4  # what the run publishes
         assert request.plan == run.signed_plan().plan.canonical_json()
-    written = json.loads((run.folder / EVALUATION_FILE).read_text())
+    written = json.loads(run.read_document(EVALUATION_FILE) or b"")
     assert set(written) == {*EvaluationRecord.model_fields, "quality"}
     assert not any(name in json.dumps(written) for name in ("acme", "beta", "gamma"))
     assert written["quality"]["auroc"]["low"] < written["quality"]["auroc"]["value"]
@@ -214,7 +215,7 @@ def test_a_stopped_run_is_not_evaluated(run: Run) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"members": 0}'])
 def test_a_damaged_evaluation_is_not_taken_for_none(run: Run, content: bytes) -> None:
-    (run.folder / EVALUATION_FILE).write_bytes(content)
+    run.write_document(EVALUATION_FILE, content)
     with pytest.raises(ConfigError, match="evaluation"):
         load_evaluation(run)
 

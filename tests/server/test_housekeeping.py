@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from databases import run_store
 from federation_harness import MadeFederation, make_federation
 from round_table import table_plan
 
@@ -64,6 +65,10 @@ class FakeLauncher(Launcher):
 
     fake: FakeControl
 
+    @property
+    def runs(self) -> RunStore:
+        return run_store(self.home.root)
+
     def control(self) -> FakeControl:  # type: ignore[override]
         return self.fake
 
@@ -82,9 +87,7 @@ def keeper(tmp_path: Path, control: FakeControl) -> RunKeeper:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    made = RunStore(tmp_path / "runs").create(
-        "tiny", signed=SignedPlan(table_plan(), b"s" * 64), initial=np.zeros(2)
-    )
+    made = run_store(tmp_path).create("tiny", signed=SignedPlan(table_plan(), b"s" * 64), initial=np.zeros(2))
     made.update(status="running", flower_run_id=7)
     made.add_event(event_now("started"))
     return made

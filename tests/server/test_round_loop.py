@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from databases import checkpoint_file, replace_checkpoint
 from round_table import (
     ANSWER_BYTES,
     DIMENSION,
@@ -24,6 +25,7 @@ from round_table import (
     table_plan,
     update,
 )
+from safetensors.numpy import save
 
 from ringfence.model.errors import ConfigError, DeadlineError
 from ringfence.model.round_messages import Refusal, RefusalCode
@@ -367,7 +369,7 @@ def test_the_same_answers_give_the_same_bytes_in_any_order_of_arrival(tmp_path: 
         ]
         table = lay_table(tmp_path, *behaviours, plan=table_plan(rounds=5), name=name)
         table.loop().carry_out()
-        return (table.run.folder / "round-000005.safetensors").read_bytes()
+        return checkpoint_file(table.folder, table.run, round_=5).read_bytes()
 
     assert model("one", {1: 0, 2: 1, 3: 2}) == model("two", {1: 2, 2: 1, 3: 0})
 
@@ -391,29 +393,31 @@ def test_a_crash_after_a_checkpoint_costs_no_finished_round(tmp_path: Path) -> N
 
 
 def _truncate(table: Table) -> None:
-    path = table.run.folder / "round-000002.safetensors"
+    path = checkpoint_file(table.folder, table.run, round_=2)
     path.write_bytes(path.read_bytes()[:40])
 
 
 def _remove(table: Table) -> None:
-    (table.run.folder / "round-000001.safetensors").unlink()
+    checkpoint_file(table.folder, table.run, round_=1).unlink()
+
+
+def _forget(table: Table) -> None:
+    replace_checkpoint(table.run, round_=1, content=None)
 
 
 def _other_tensor(table: Table) -> None:
-    from safetensors.numpy import save
-
-    (table.run.folder / "round-000002.safetensors").write_bytes(save({"other": np.zeros(DIMENSION)}))
+    replace_checkpoint(table.run, round_=2, content=save({"other": np.zeros(DIMENSION)}))
 
 
 def _not_finite(table: Table) -> None:
-    table.run.save_round(2, np.full(DIMENSION, np.nan))
+    replace_checkpoint(table.run, round_=2, content=save({"parameters": np.full(DIMENSION, np.nan)}))
 
 
 def _other_shape(table: Table) -> None:
-    table.run.save_round(2, np.zeros(DIMENSION + 1))
+    replace_checkpoint(table.run, round_=2, content=save({"parameters": np.zeros(DIMENSION + 1)}))
 
 
-@pytest.mark.parametrize("damage", [_truncate, _remove, _other_tensor, _not_finite, _other_shape])
+@pytest.mark.parametrize("damage", [_truncate, _remove, _forget, _other_tensor, _not_finite, _other_shape])
 def test_a_damaged_checkpoint_is_refused_before_anybody_is_asked(
     tmp_path: Path, damage: Callable[[Table], None]
 ) -> None:
@@ -421,7 +425,7 @@ def test_a_damaged_checkpoint_is_refused_before_anybody_is_asked(
     table.loop().carry_out()
     damage(table)
     asked = len(table.channel.asked)
-    with pytest.raises(ConfigError, match="checkpoint"):
+    with pytest.raises(ConfigError, match=r"checkpoint|artifact"):
         table.loop().carry_out()
     assert len(table.channel.asked) == asked
 
