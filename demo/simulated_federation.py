@@ -108,7 +108,6 @@ def lay_out(folder: Path, *, plan: Plan, companies: Sequence[CompanyData]) -> Si
     coordinator = CoordinatorHome(folder / "coordinator").create()
     settings = CoordinatorSettings(federation=plan.federation, demonstration=plan.demonstration)
     save_coordinator_settings(coordinator, settings=settings)
-    create_database(coordinator, settings=settings)
     create_signing_keys(coordinator)
     create_database(coordinator, settings=settings)
     public_key = plan_public_key(coordinator)

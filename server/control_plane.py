@@ -102,7 +102,7 @@ async def serve_control_plane(
     trust = ReleaseTrust(home, now=now)
     database = open_database(home, settings=settings)
     members = ActiveMembers(MemberRegistry(database))
-    store = RunStore(home.runs)
+    store = RunStore.of(home, settings=settings)
     feed = RunFeed(store)
     server = new_server(
         interceptors=[CallGuard(MemberAdmission(members))], longest_connection_s=settings.longest_connection_s

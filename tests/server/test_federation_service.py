@@ -42,7 +42,7 @@ def federation(tmp_path: Path) -> TrustFederation:
 
 
 def new_run(federation: TrustFederation, name: str, *, rounds: int = 2, status: str = "running") -> Run:
-    run = RunStore(federation.home.runs).create(
+    run = RunStore.of(federation.home).create(
         name, signed=SignedPlan(plan=table_plan(rounds=rounds), signature=b"s" * 64), initial=np.zeros(4)
     )
     run.update(status=status)
