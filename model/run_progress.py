@@ -77,7 +77,12 @@ def event_line(event: NumberedEvent, *, rounds: int) -> str:
     if event.event == "round":
         text = f"round {event.round} of {rounds}: {event.answered} members in {event.seconds:.1f} s"
         text += f", {event.missing} missing" if event.missing else ""
+        text += f", {_size(event.bytes_sent)} out, {_size(event.bytes_received)} in" if event.asked else ""
         text += f", {event.refused} refused" if event.refused and not event.detail else ""
     else:
         text = event.event + (f" after round {event.round}" if event.round else "")
     return f"{at} {text}" + (f" ({event.detail})" if event.detail else "")
+
+
+def _size(count: int) -> str:
+    return f"{count} B" if count < 10_000 else f"{count / 1000:.0f} kB"

@@ -64,6 +64,19 @@ class Admission(Protocol):
         ...
 
 
+class AnyOperator:
+    """Serves everybody: where only the coordinator's own account can open the listener."""
+
+    @contextlib.asynccontextmanager
+    async def admitted(self, context: Context) -> AsyncIterator[StillAdmitted]:
+        """Serve one call."""
+        yield _always
+
+
+async def _always() -> None:
+    """Agree."""
+
+
 def calling_member() -> Member:
     """Return the member that made the present call, as its certificate proves.
 

@@ -15,17 +15,22 @@ from datetime import UTC, datetime
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # the stubs leave it out
+from grpc_reflection.v1alpha import reflection
 
 from ringfence.model.channels import new_server
 from ringfence.model.errors import RingfenceError
 from ringfence.model.settings_file import split_address
 from ringfence.model.wire import (
+    admin_service_pb2_grpc,
     approval_service_pb2_grpc,
     federation_service_pb2_grpc,
     release_service_pb2_grpc,
 )
+from ringfence.server.admin_service import AdminService, Listener
+from ringfence.server.admin_socket import add_admin_port
 from ringfence.server.approval_service import ApprovalService
-from ringfence.server.call_guard import CallGuard
+from ringfence.server.audit_events import AuditEvents
+from ringfence.server.call_guard import AnyOperator, CallGuard
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
@@ -42,6 +47,7 @@ from ringfence.server.membership import Membership
 from ringfence.server.release_service import ReleaseService
 from ringfence.server.release_trust import ReleaseTrust
 from ringfence.server.run_feed import RunFeed
+from ringfence.server.run_launch import Launcher
 from ringfence.server.run_store import RunStore
 
 TIMESTAMP_CHECK_S = 3600.0
@@ -52,6 +58,7 @@ MEMBER_SERVICES = (
     "ringfence.v1.FederationService",
     IDENTITY_SERVICE,
 )
+ADMIN_SERVICES = ("ringfence.v1.AdminService",)
 
 _LOG = logging.getLogger("ringfence.control")
 
@@ -101,11 +108,13 @@ async def serve_control_plane(
     """
     trust = ReleaseTrust(home, now=now)
     database = open_database(home, settings=settings)
-    members = ActiveMembers(MemberRegistry(database))
+    registry = MemberRegistry(database)
+    members = ActiveMembers(registry)
     store = RunStore.of(home, settings=settings)
     feed = RunFeed(store)
+    admission = MemberAdmission(members)
     server = new_server(
-        interceptors=[CallGuard(MemberAdmission(members))], longest_connection_s=settings.longest_connection_s
+        interceptors=[CallGuard(admission)], longest_connection_s=settings.longest_connection_s
     )
     release_service_pb2_grpc.add_ReleaseServiceServicer_to_server(ReleaseService(trust), server)
     approval_service_pb2_grpc.add_ApprovalServiceServicer_to_server(
@@ -120,17 +129,45 @@ async def serve_control_plane(
     port = add_port(server, address=settings.release_address, credentials=credentials)
     enrolment = Enrolment(home, settings=settings, database=database, now=now)
     joining, joining_port = new_enrolment_server(home, settings, enrolment=enrolment, now=now)
+    running = RunningControlPlane(
+        host=split_address(settings.release_address)[0],
+        port=port,
+        trust=trust,
+        enrolment_address=f"{split_address(settings.enrolment_address)[0]}:{joining_port}",
+    )
+    admin = AdminService(
+        launcher=Launcher(home=home, settings=settings),
+        registry=registry,
+        membership=membership,
+        audit=AuditEvents(database),
+        last_call_at=admission.last_call_at,
+        listeners=(
+            Listener("members", running.address, home.server_certificate_file),
+            Listener("enrolment", running.enrolment_address, home.server_certificate_file),
+            Listener("commands", str(home.admin_socket)),
+        ),
+        now=now,
+    )
+    commands = _admin_server(home, admin)
     async with (
         _listening(server, services=MEMBER_SERVICES, end_watches=feed.close),
         _listening(joining, services=(ENROLMENT_SERVICE,)),
+        _listening(
+            commands, services=ADMIN_SERVICES, at_the_end=lambda: home.admin_socket.unlink(missing_ok=True)
+        ),
         _running(_keep_timestamp_fresh(trust)),
     ):
-        yield RunningControlPlane(
-            host=split_address(settings.release_address)[0],
-            port=port,
-            trust=trust,
-            enrolment_address=f"{split_address(settings.enrolment_address)[0]}:{joining_port}",
-        )
+        yield running
+
+
+def _admin_server(home: CoordinatorHome, service: AdminService) -> grpc.aio.Server:
+    """Return the server of the coordinator's own commands. Its socket opens for the coordinator's account alone."""
+    server = new_server(interceptors=[CallGuard(AnyOperator(), for_operators=True)])
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(service, server)
+    names = (*ADMIN_SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    add_admin_port(server, home)
+    return server
 
 
 @contextlib.asynccontextmanager
@@ -139,6 +176,7 @@ async def _listening(
     *,
     services: Sequence[str],
     end_watches: Callable[[], Awaitable[None]] | None = None,
+    at_the_end: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
     """Start a server with health, and stop it gracefully at the end of the block."""
     condition = health.HealthServicer()
@@ -154,6 +192,7 @@ async def _listening(
         if end_watches is not None:
             await end_watches()
         await server.stop(GRACE_S)
+        at_the_end()
 
 
 @contextlib.asynccontextmanager

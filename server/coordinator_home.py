@@ -124,6 +124,11 @@ class CoordinatorHome:
         return self.root / "flower"
 
     @property
+    def admin_socket(self) -> Path:
+        """Where the serving coordinator takes commands of its own account."""
+        return self.root / "admin.sock"
+
+    @property
     def runs(self) -> Path:
         """One folder a run that was built into a release candidate."""
         return self.root / "runs"

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence.model.console import JsonOption, emit, new_application, note
-from ringfence.model.errors import DeadlineError, RingfenceError
+from ringfence.model.errors import ConnectionFailedError, DeadlineError, RingfenceError
 from ringfence.server.coordinator_home import CoordinatorHome
 
 if TYPE_CHECKING:
+    from ringfence.model.run_progress import NumberedEvent
     from ringfence.server.run_launch import Launcher
-    from ringfence.server.run_store import Run, RunEvent
+    from ringfence.server.run_store import Run
 
 application = new_application("run", "Launch training runs and follow them.")
 
@@ -24,6 +25,7 @@ HomeOption = Annotated[
 ]
 RunArgument = Annotated[str, typer.Argument(help="Name of the run.")]
 _POLL_S = 0.2
+_INTERRUPTED = 130
 
 
 @application.command(epilog="Example: ringfence-coordinator run start plan.toml --wait")
@@ -39,14 +41,15 @@ def start(
 ) -> None:
     """Sign a plan and start a run with it."""
     from ringfence.model.plan import load_plan
+    from ringfence.server.admin_client import open_admin
 
     launcher = _launcher(home)
-    run = launcher.prepare(load_plan(plan), name=name)
-    try:
-        launcher.start(run)
-    except RingfenceError as error:
-        run.update(status="failed", reason=error.message)
-        raise
+    agreed = load_plan(plan)
+    launcher.check(agreed)
+    signed = launcher.sign(agreed)
+    with open_admin(launcher.home) as admin:
+        started = admin.start_run(signed, name=name)
+    run = launcher.runs.open(started.name)
     if wait:
         _follow(run, timeout_s=timeout, as_json=as_json)
     _show_end(run, as_json=as_json, waited=wait)
@@ -69,13 +72,16 @@ def list_runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @application.command(epilog="Example: ringfence-coordinator run show grooming-risk-1")
 def show(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show where one run stands and what happened in it."""
+    from ringfence.model.run_progress import event_line
+    from ringfence.server.run_feed import numbered
     from ringfence.server.run_store import RunStore, events_as_json
 
     found = RunStore.of(_home(home)).open(run)
     summary = _summary(found)
     events = found.events()
     lines = [f"{key:<8} {value}" for key, value in summary.items() if value != ""]
-    lines += ["", *(_line(event, summary["rounds"]) for event in events)]
+    rounds = found.signed_plan().plan.training.rounds
+    lines += ["", *(event_line(event, rounds=rounds) for event in numbered(events))]
     lines += [f"Next: ringfence-coordinator {_following(summary)}"]
     emit("\n".join(lines), data={**summary, "events": events_as_json(events)}, as_json=as_json)
 
@@ -98,11 +104,16 @@ def watch(
 @application.command(epilog="Example: ringfence-coordinator run stop grooming-risk-1")
 def stop(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Stop a run; what it reached stays, and it can be resumed."""
+    from ringfence.server.admin_client import open_admin
     from ringfence.server.run_store import RunStore
 
     launcher = _launcher(home)
     found = RunStore.of(launcher.home, settings=launcher.settings).open(run)
-    launcher.stop(found)
+    try:
+        with open_admin(launcher.home, patience_s=0.0) as admin:
+            admin.stop_run(run)
+    except ConnectionFailedError:
+        launcher.stop(found)  # nobody serves: what is recorded decides when somebody does again
     emit(
         f"The run {run} is stopped.\nNext, to go on: ringfence-coordinator run resume {run}",
         data=_summary(found),
@@ -113,11 +124,13 @@ def stop(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False)
 @application.command(epilog="Example: ringfence-coordinator run resume grooming-risk-1")
 def resume(run: RunArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Go on with a run that stopped or failed, from the last model on disk."""
+    from ringfence.server.admin_client import open_admin
     from ringfence.server.run_store import RunStore
 
-    launcher = _launcher(home)
-    found = RunStore.of(launcher.home, settings=launcher.settings).open(run)
-    launcher.start(found)
+    located = _home(home)
+    found = RunStore.of(located).open(run)
+    with open_admin(located) as admin:
+        admin.resume_run(run)
     emit(
         f"The run {run} goes on from round {_summary(found)['round']}.\nNext: ringfence-coordinator run watch {run}",
         data=_summary(found),
@@ -149,19 +162,28 @@ def _summary(run: Run) -> dict[str, str | int]:
 
 
 def _follow(run: Run, *, timeout_s: float, as_json: bool) -> None:
+    from ringfence.model.run_progress import event_line
+
     rounds = run.signed_plan().plan.training.rounds
-    for event in _events(run, timeout_s=timeout_s):
-        if not as_json:
-            note(_line(event, rounds))
+    try:
+        for event in _events(run, timeout_s=timeout_s):
+            if not as_json:
+                note(event_line(event, rounds=rounds))
+    except KeyboardInterrupt as interruption:
+        note(f"No longer watched; the run goes on. Next: ringfence-coordinator run watch {run.name}")
+        raise typer.Exit(_INTERRUPTED) from interruption
 
 
-def _events(run: Run, *, timeout_s: float) -> Iterator[RunEvent]:
+def _events(run: Run, *, timeout_s: float) -> Iterator[NumberedEvent]:
+    from ringfence.model.run_progress import UNDER_WAY
+    from ringfence.server.run_feed import numbered
+
     seen = 0
     deadline = time.monotonic() + timeout_s
     while True:
         # The record first: events that come after it is read are yielded in the next turn.
-        ended = run.record().status not in ("created", "running")
-        events = run.events(after=seen)
+        ended = run.record().status not in UNDER_WAY
+        events = numbered(run.events(after=seen), after=seen)
         seen += len(events)
         yield from events
         if ended:
@@ -172,16 +194,6 @@ def _events(run: Run, *, timeout_s: float) -> Iterator[RunEvent]:
                 hint=f"Follow it: ringfence-coordinator run watch {run.name}",
             )
         time.sleep(_POLL_S)
-
-
-def _line(event: RunEvent, rounds: object) -> str:
-    at = event.at.strftime("%H:%M:%S")
-    if event.event == "round":
-        text = f"round {event.round} of {rounds}: {event.answered} members in {event.seconds:.1f} s"
-        text += f", {event.missing} missing" if event.missing else ""
-    else:
-        text = event.event + (f" after round {event.round}" if event.round else "")
-    return f"{at} {text}" + (f" ({event.detail})" if event.detail else "")
 
 
 def _show_end(run: Run, *, as_json: bool, waited: bool) -> None:

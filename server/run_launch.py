@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
-from ringfence.model.errors import ConfigError, RingfenceError
+from ringfence.model.errors import ConfigError, PeerError, RingfenceError
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import Plan
@@ -51,6 +52,32 @@ class Launcher:
         Raises:
             ConfigError: the plan does not fit this federation or this installation. The operator's to mend.
         """
+        self.check(plan)
+        return self.create(self.sign(plan), name=name)
+
+    def launch(self, signed: SignedPlan, *, name: str | None = None) -> Run:
+        """Check a signed plan, put its run on disk and start it.
+
+        Raises:
+            ConfigError: as `prepare`.
+            ConnectionFailedError: the fleet service does not answer; no run was made.
+        """
+        self.check(signed.plan)
+        self.control().node_ids()  # before anything is on disk: a run that could not start would keep its name
+        run = self.create(signed, name=name)
+        try:
+            self.start(run)
+        except RingfenceError as error:
+            run.update(status="failed", reason=error.message)
+            raise
+        return run
+
+    def check(self, plan: Plan) -> None:
+        """Hold a plan against this federation and this installation.
+
+        Raises:
+            ConfigError: it does not fit. The operator's to mend.
+        """
         if plan.federation != self.settings.federation:
             raise ConfigError(
                 f"The plan is for the federation {plan.federation}, this is {self.settings.federation}.",
@@ -72,11 +99,27 @@ class Launcher:
                 "The plan names other features than the ones installed here.",
                 hint=f'Use feature_set_sha256 = "{features.fingerprint}".',
             )
-        signature = load_coordinator_key(self.home, name="plan").sign(plan.canonical_json())
+
+    def sign(self, plan: Plan) -> SignedPlan:
+        """Sign a plan with the coordinator's plan key.
+
+        Raises:
+            ConfigError: the key cannot be read. The operator's to mend.
+        """
+        return SignedPlan(plan, load_coordinator_key(self.home, name="plan").sign(plan.canonical_json()))
+
+    def create(self, signed: SignedPlan, *, name: str | None = None) -> Run:
+        """Put the run of a checked and signed plan on disk.
+
+        Raises:
+            ConfigError: the name is taken, or is none. The operator's to mend.
+        """
+        training = signed.plan.training
+        features = load_feature_set(training.feature_set)
         return self.runs.create(
-            name or self._free_name(plan.name),
-            signed=SignedPlan(plan=plan, signature=signature),
-            initial=ARCHITECTURES[plan.training.architecture].initial(features),
+            name or self._free_name(signed.plan.name),
+            signed=signed,
+            initial=ARCHITECTURES[training.architecture].initial(features),
         )
 
     def start(self, run: Run) -> None:
@@ -118,9 +161,11 @@ class Launcher:
             raise ConfigError(
                 f"The run {run.name} has ended: {record.status}.", hint="Nothing is to be done."
             )
+        # What decides is the record: whoever works on the run reads it and ends, also when Flower cannot be told.
         run.update(status="stopped")
         if record.flower_run_id is not None:
-            self.control().stop_run(record.flower_run_id)
+            with contextlib.suppress(PeerError):
+                self.control().stop_run(record.flower_run_id)
 
     def give_up(self, run: Run, *, reason: str) -> None:
         """Note that a run failed, and keep Flower from starting somebody for it after all."""

@@ -176,4 +176,8 @@ def supervise(home: CoordinatorHome, *, stop: threading.Event) -> None:
         Child("the release service", lambda: [*own, "serve-releases", *where]),
         Child("the run starter", superexec),
     ]
-    Supervisor(home=home, settings=settings, children=children).run(stop)
+    try:
+        Supervisor(home=home, settings=settings, children=children).run(stop)
+    finally:
+        # Commands that find it wait for a coordinator that is starting again.
+        (home.flower / "private.address").unlink(missing_ok=True)
