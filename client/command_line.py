@@ -11,12 +11,14 @@ from ringfence.client import (
     audit_commands,
     budget_commands,
     data_commands,
+    doctor_command,
     evidence_commands,
     identity_commands,
     join_commands,
     model_commands,
     policy_commands,
     score_command,
+    status_command,
 )
 from ringfence.model.console import example_of, new_application, run_application
 
@@ -42,6 +44,9 @@ application.command(epilog="Example: ringfence leave --yes")(join_commands.leave
 application.command(epilog="Example: ringfence score --top 20 --explain conversations.jsonl")(
     score_command.score
 )
+
+application.command(epilog="Example: ringfence status --json")(status_command.status)
+application.command(epilog="Example: ringfence doctor --json")(doctor_command.doctor)
 
 # Commands of packages that need both sides, and so are not the client's own.
 for _entry in entry_points(group="ringfence.commands"):

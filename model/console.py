@@ -134,7 +134,7 @@ def run_application(application: typer.Typer, arguments: list[str] | None = None
     except RingfenceError as error:
         if debug:
             raise
-        _print_error(error.code, error.message, error.hint, as_json=as_json)
+        _print_error(error.code, error.message, error.hint, as_json=as_json, data=error.data)
         return error.exit_code
     except typer.Exit as stop:
         return stop.exit_code
@@ -193,7 +193,9 @@ def _usage_message(error: Exception) -> str:
     return message
 
 
-def _print_error(code: str, message: str, hint: str, *, as_json: bool) -> None:
+def _print_error(
+    code: str, message: str, hint: str, *, as_json: bool, data: Mapping[str, object] | None = None
+) -> None:
     if as_json:
         typer.echo(
             json.dumps(
@@ -203,6 +205,7 @@ def _print_error(code: str, message: str, hint: str, *, as_json: bool) -> None:
                     "error_code": code,
                     "message": message,
                     "hint": hint,
+                    **({} if data is None else {"data": data}),
                 }
             )
         )

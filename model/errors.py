@@ -6,6 +6,8 @@ operator should do next. Messages never hold conversation text, tokens, weights,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class RingfenceError(Exception):
     """Root of every error that Ringfence raises on purpose.
@@ -17,6 +19,7 @@ class RingfenceError(Exception):
 
     exit_code = 1
     code = "failed"
+    data: Mapping[str, object] | None = None  # of the few errors that have more to say to programs
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
