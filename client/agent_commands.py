@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, new_application
+from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 
 application = new_application("agent", "Take part in the federation's training runs.")
 
@@ -31,14 +31,13 @@ def run(
     poll: Annotated[
         float, typer.Option("--poll", min=0.05, max=60, help="Seconds between questions for work.")
     ] = 0.25,
+    log_format: LogFormatOption = LogFormat.TEXT,
     as_json: JsonOption = False,
 ) -> None:
     """Answer training rounds until stopped. Opens no port; needs outbound access to the coordinator only."""
     from ringfence.client.agent import run_agent
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "httpcore", "flwr"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    log_to_stderr(log_format)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 
@@ -40,6 +40,15 @@ class MemberIdentity:
 def spiffe_id(federation: str, member: str) -> str:
     """Return the SPIFFE identifier of a member."""
     return f"spiffe://{federation}/member/{member}"
+
+
+def expires_at(pem: bytes) -> datetime:
+    """Return when the first certificate of a chain runs out, UTC.
+
+    Raises:
+        ValueError: this is no certificate.
+    """
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def identity_of_certificate(pem: bytes) -> MemberIdentity:

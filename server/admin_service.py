@@ -10,12 +10,11 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from cryptography import x509
-
+from ringfence.model.certificates import expires_at
 from ringfence.model.errors import RingfenceError
 from ringfence.model.plan import parse_plan
 from ringfence.model.progress_messages import summary_message
@@ -152,9 +151,8 @@ class AdminService(wire_grpc.AdminServiceServicer):
         for listener in self._listeners:
             told = response.listeners.add(name=listener.name, address=listener.address)
             if listener.certificate_file is not None:
-                told.certificate_expires_at.FromDatetime(
-                    await asyncio.to_thread(_expires_at, listener.certificate_file)
-                )
+                content = await asyncio.to_thread(listener.certificate_file.read_bytes)
+                told.certificate_expires_at.FromDatetime(expires_at(content))
         return response
 
     async def _decide(self, decision: Callable[[], _Result]) -> _Result:
@@ -190,7 +188,3 @@ class AdminService(wire_grpc.AdminServiceServicer):
         if last is not None:
             message.last_call_at.FromDatetime(last)
         return message
-
-
-def _expires_at(certificate_file: Path) -> datetime:
-    return x509.load_pem_x509_certificate(certificate_file.read_bytes()).not_valid_after_utc.astimezone(UTC)

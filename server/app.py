@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ringfence.model.errors import ConfigError, RingfenceError
+from ringfence.model.log_format import VARIABLE, LogFormat, log_to_stderr
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.evaluation import Evaluation
@@ -25,6 +27,7 @@ log = logging.getLogger("ringfence.rounds")
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run that the configuration names, from its latest checkpoint."""
+    log_to_stderr(LogFormat(os.environ.get(VARIABLE, LogFormat.TEXT)))
     quieten_flower()
     name = run_configuration(context).get("run")
     if not isinstance(name, str):

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import grpc.aio
@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health  # type: ignore[attr-defined]  # the stubs leave it out
 from grpc_reflection.v1alpha import reflection
 
+from ringfence.model.certificates import expires_at
 from ringfence.model.channels import new_server
 from ringfence.model.errors import RingfenceError
 from ringfence.model.settings_file import split_address
@@ -31,6 +32,7 @@ from ringfence.server.admin_socket import add_admin_port
 from ringfence.server.approval_service import ApprovalService
 from ringfence.server.audit_events import AuditEvents
 from ringfence.server.call_guard import AnyOperator, CallGuard
+from ringfence.server.control_metrics import ControlMetrics
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
@@ -44,6 +46,7 @@ from ringfence.server.listening_certificate import ListeningCertificate, add_por
 from ringfence.server.member_admission import MemberAdmission
 from ringfence.server.members import ActiveMembers, MemberRegistry
 from ringfence.server.membership import Membership
+from ringfence.server.metrics_listener import serve_metrics
 from ringfence.server.release_service import ReleaseService
 from ringfence.server.release_trust import ReleaseTrust
 from ringfence.server.run_feed import RunFeed
@@ -72,12 +75,14 @@ class RunningControlPlane:
         port: the port that was taken.
         trust: the release repository that it serves.
         enrolment_address: host:port where it lets companies join.
+        metrics_port: loopback port where it tells Prometheus, None if nowhere.
     """
 
     host: str
     port: int
     trust: ReleaseTrust
     enrolment_address: str
+    metrics_port: int | None = None
 
     @property
     def address(self) -> str:
@@ -149,15 +154,25 @@ async def serve_control_plane(
         now=now,
     )
     commands = _admin_server(home, admin)
-    async with (
-        _listening(server, services=MEMBER_SERVICES, end_watches=feed.close),
-        _listening(joining, services=(ENROLMENT_SERVICE,)),
-        _listening(
-            commands, services=ADMIN_SERVICES, at_the_end=lambda: home.admin_socket.unlink(missing_ok=True)
-        ),
-        _running(_keep_timestamp_fresh(trust)),
-    ):
-        yield running
+    figures = ControlMetrics(
+        store,
+        registry=registry,
+        last_call_at=admission.last_call_at,
+        outcomes=admission.outcomes,
+        certificate_expires_at=lambda: expires_at(home.server_certificate_file.read_bytes()),
+    )
+    with serve_metrics(settings.metrics_address, figures) as metrics_port:
+        async with (
+            _listening(server, services=MEMBER_SERVICES, end_watches=feed.close),
+            _listening(joining, services=(ENROLMENT_SERVICE,)),
+            _listening(
+                commands,
+                services=ADMIN_SERVICES,
+                at_the_end=lambda: home.admin_socket.unlink(missing_ok=True),
+            ),
+            _running(_keep_timestamp_fresh(trust)),
+        ):
+            yield replace(running, metrics_port=metrics_port)
 
 
 def _admin_server(home: CoordinatorHome, service: AdminService) -> grpc.aio.Server:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 
 from ringfence.model.console import JsonOption, note
+from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.serve_commands import HomeOption, emit_stopped
 
 
-def serve_releases(home: HomeOption = None, as_json: JsonOption = False) -> None:
+def serve_releases(
+    home: HomeOption = None, log_format: LogFormatOption = LogFormat.TEXT, as_json: JsonOption = False
+) -> None:
     """Serve releases and approvals to members. Part of serve; runs until stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_to_stderr(log_format)
     located = CoordinatorHome.locate(home)
     asyncio.run(_serve_until_stopped(located))
     emit_stopped(located, command="serve-releases", as_json=as_json)

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ringfence.model.errors import PeerError
+from ringfence.server.fleet_metrics import MEMBER
 from ringfence.server.flower_adapter import PUBLIC_KEY_HEADER, message_sources
 from ringfence.server.rate_limit import RateLimit
 
@@ -105,6 +106,7 @@ class FleetGateway:
         member = self._member_of(key) if key is not None else None
         if key is None or member is None:
             return await _refuse(send, 403, "unknown", "the certificate is not an active member's")
+        scope[MEMBER] = member
         # First of what is charged to a member, so that neither refusals nor their log lines are free.
         if not self._rate_limit.allows(member, now=time.monotonic()):
             return await _refuse(send, 429, member, "too many requests")

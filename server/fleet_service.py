@@ -29,7 +29,9 @@ from ringfence.server.fleet_gateway import (
     PrivateRoutes,
     mutual_tls,
 )
+from ringfence.server.fleet_metrics import FleetMetrics, Metered
 from ringfence.server.flower_adapter import create_superlink, quiet_environment
+from ringfence.server.metrics_listener import serve_metrics
 
 log = logging.getLogger("ringfence.fleet")
 _GRACE_S = 5
@@ -77,6 +79,7 @@ async def serve_fleet(
     public: tuple[str, int],
     private: tuple[str, int],
     member_of: Callable[[bytes], str | None],
+    metrics_address: str | None = None,
 ) -> None:
     """Serve the fleet until SIGINT or SIGTERM.
 
@@ -85,6 +88,7 @@ async def serve_fleet(
         public: host and port of the listener for members.
         private: loopback host and port of the listener for the coordinator's own processes.
         member_of: returns the active member with this public key (SubjectPublicKeyInfo, PEM), or None.
+        metrics_address: loopback host:port for Prometheus; None: nowhere.
 
     Raises:
         ConfigError: a port is taken, or the certificates are missing. The operator's to mend.
@@ -118,17 +122,22 @@ async def serve_fleet(
         "ssl_certfile": str(home.server_certificate_file),
         "ssl_keyfile": str(home.server_key_file),
     }
+    metrics = FleetMetrics()
     inner = _Server(uvicorn.Config(PrivateRoutes(superlink), lifespan="on", **common))
     outer = _Server(
         uvicorn.Config(
-            FleetGateway(superlink, member_of=member_of),
+            Metered(FleetGateway(superlink, member_of=member_of), metrics),
             http=PeerCertificateProtocol,
             lifespan="off",
             ssl_context_factory=lambda _config, _default: tls,
             **common,
         )
     )
-    with _listen(private) as inner_socket, _listen(public) as outer_socket:
+    with (
+        _listen(private) as inner_socket,
+        _listen(public) as outer_socket,
+        serve_metrics(metrics_address, metrics.collector),
+    ):
         host, port = inner_socket.getsockname()[:2]
         write_atomically(home.flower / _ADDRESS_FILE, f"{host}:{port}".encode())
         await _serve_both(inner, inner_socket, outer, outer_socket)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from ringfence.model.console import JsonOption, emit, note
+from ringfence.model.log_format import VARIABLE as LOG_FORMAT_VARIABLE
+from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 from ringfence.server.coordinator_home import CoordinatorHome
 
 HomeOption = Annotated[
@@ -19,12 +21,15 @@ HomeOption = Annotated[
 ]
 
 
-def serve(home: HomeOption = None, as_json: JsonOption = False) -> None:
+def serve(
+    home: HomeOption = None, log_format: LogFormatOption = LogFormat.TEXT, as_json: JsonOption = False
+) -> None:
     """Serve the federation: fleet gateway, release service, run starter. Runs until stopped."""
     from ringfence.server.coordinator_settings import load_coordinator_settings
     from ringfence.server.supervisor import supervise
 
-    _log_to_stderr()
+    log_to_stderr(log_format)
+    os.environ[LOG_FORMAT_VARIABLE] = log_format.value  # its children's, server apps included
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
     note(
@@ -37,7 +42,9 @@ def serve(home: HomeOption = None, as_json: JsonOption = False) -> None:
     emit_stopped(located, command="serve", as_json=as_json)
 
 
-def serve_fleet(home: HomeOption = None, as_json: JsonOption = False) -> None:
+def serve_fleet(
+    home: HomeOption = None, log_format: LogFormatOption = LogFormat.TEXT, as_json: JsonOption = False
+) -> None:
     """Serve the fleet gateway and Flower's SuperLink behind it. Part of serve."""
     from ringfence.model.settings_file import split_address
     from ringfence.server.coordinator_database import open_database
@@ -45,7 +52,7 @@ def serve_fleet(home: HomeOption = None, as_json: JsonOption = False) -> None:
     from ringfence.server.fleet_service import serve_fleet as serve_until_stopped
     from ringfence.server.members import MemberRegistry
 
-    _log_to_stderr()
+    log_to_stderr(log_format)
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
     registry = MemberRegistry(open_database(located, settings=settings))
@@ -60,6 +67,7 @@ def serve_fleet(home: HomeOption = None, as_json: JsonOption = False) -> None:
             public=split_address(settings.fleet_address),
             private=("127.0.0.1", settings.private_port),
             member_of=member_of,
+            metrics_address=settings.fleet_metrics_address,
         )
     )
     emit_stopped(located, command="serve-fleet", as_json=as_json)
@@ -72,9 +80,3 @@ def emit_stopped(home: CoordinatorHome, *, command: str, as_json: bool) -> None:
         data={"home": str(home.root)},
         as_json=as_json,
     )
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "httpcore", "flwr", "uvicorn"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
