@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 
-from ringfence.model.console import JsonOption, note
+from ringfence.model.console import JsonOption
 from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.serve_commands import HomeOption, emit_stopped
@@ -29,5 +30,6 @@ async def _serve_until_stopped(home: CoordinatorHome) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with serving(home, load_coordinator_settings(home)) as running:
-        note(f"Releases are served at {running.address}.")
+        log = logging.getLogger("ringfence.control")
+        log.info("members are served at %s, companies join at %s", running.address, running.enrolment_address)
         await stop.wait()

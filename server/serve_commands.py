@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ringfence.model.console import JsonOption, emit, note
+from ringfence.model.console import JsonOption, emit
 from ringfence.model.log_format import VARIABLE as LOG_FORMAT_VARIABLE
 from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 from ringfence.server.coordinator_home import CoordinatorHome
@@ -32,8 +33,9 @@ def serve(
     os.environ[LOG_FORMAT_VARIABLE] = log_format.value  # its children's, server apps included
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
-    note(
-        f"Serving {settings.federation}: members at {settings.fleet_address}, releases at {settings.release_address}."
+    logging.getLogger("ringfence.coordinator").info(
+        "serving %s: members at %s, releases at %s",
+        *(settings.federation, settings.fleet_address, settings.release_address),
     )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
