@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, new_application, note
-from ringfence.model.errors import BudgetError, DataError
+from ringfence.model.errors import BudgetError, ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ringfence.client.data_settings import DataSettings
     from ringfence.client.data_summary import DataSummary, LabelCounts
     from ringfence.client.erasure import ErasureReport
     from ringfence.client.retention import RetentionReport
+    from ringfence.client.snapshot import Snapshot
 
 application = new_application("data", "Look at the member's own conversations; forget people.")
 
@@ -27,6 +32,7 @@ HomeOption = Annotated[
 ]
 
 _SECRET_BYTES = 32
+_LANGUAGES = 6
 
 
 @application.callback()
@@ -37,7 +43,8 @@ def _data() -> None:
 @application.command(epilog="Example: ringfence data check --contribution-bound 2")
 def check(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Files to check; those of member.toml by default.")
+        list[Path] | None,
+        typer.Argument(help="Files of conversations to check; what member.toml names by default."),
     ] = None,
     contribution_bound: Annotated[
         int, typer.Option("--contribution-bound", min=1, max=64, help="Conversations of one person to use.")
@@ -48,32 +55,78 @@ def check(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count what is there and what the contribution bound keeps. Prints no text and no names, and sends nothing."""
+    """Count what is there and what the contribution bound keeps. Prints no text and no names, and sends nothing.
+
+    Of several files, each is taken for a part that should share nobody with the others, such as training and test.
+    """
     from ringfence.client.data_summary import summarise
-    from ringfence.client.exclusions import load_exclusions
-    from ringfence.model.jsonl_reader import SkippedLines, load_conversations
+    from ringfence.client.reading_progress import reading_progress
+    from ringfence.client.taking_snapshot import take_snapshot
+    from ringfence.model.jsonl_reader import SkippedLines
 
     located = MemberHome.locate(home)
     skipped = SkippedLines() if skip_bad else None
-    found = load_conversations(files or _configured_files(located), skipped=skipped)
-    conversations = load_exclusions(located).keep(found)
-    if not conversations:
-        raise DataError(
-            "Every conversation holds somebody who was forgotten.",
-            hint="Point the member at newer conversations.",
+    with ExitStack() as stack:
+        # A look leaves nothing behind: without a member's folder, what is read lies elsewhere meanwhile.
+        where = located if located.settings_file.exists() else _passing_home(stack, located)
+        secret = contribution_secret(located) if where is located else os.urandom(_SECRET_BYTES)
+        progress = stack.enter_context(reading_progress())
+        snapshot = stack.enter_context(
+            take_snapshot(
+                where,
+                data=_chosen(files, located),
+                labelled_only=False,
+                secret=secret,
+                skipped=skipped,
+                progress=progress,
+            )
         )
-    summary = summarise(conversations, contribution_bound=contribution_bound, secret=_secret(located))
+        if not snapshot:
+            raise DataError(
+                "Every conversation holds somebody who was forgotten.",
+                hint="Point the member at newer conversations.",
+            )
+        summary = summarise(
+            snapshot, contribution_bound=contribution_bound, secret=secret, part=snapshot.part
+        )
+        notes = _found_while_reading(snapshot)
     data: dict[str, object] = asdict(summary)
-    if len(found) > len(conversations):
-        note(
-            f"{len(found) - len(conversations)} conversations hold somebody who was forgotten; they are left out."
-        )
     if skipped is not None:
         data["skipped_lines"] = skipped.count
     emit(_text(summary), data=data, as_json=as_json)
+    for line in notes:
+        note(line)
     if skipped is not None and skipped.first is not None:
         note(f"{skipped.count} lines were passed over; the first: {skipped.first.message}")
     note("Next: ringfence agent run, to take part in training; these counts stay here.")
+
+
+@application.command(name="preview-schema", epilog="Example: ringfence data preview-schema")
+def preview_schema(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files of conversations to look at; what member.toml names by default."),
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which columns the data has, of which types, and what each is taken for. Prints no value."""
+    from ringfence.client.data_preview import preview
+
+    located = MemberHome.locate(home)
+    with ExitStack() as stack:
+        where = located if located.settings_file.exists() else _passing_home(stack, located)
+        columns = preview(where, data=_chosen(files, located))
+    width = max(len(item.column) for item in columns)
+    lines = [
+        f"{item.source:<9} {item.column:<{width}}  {item.type:<16} {item.meaning}".rstrip()
+        for item in columns
+    ]
+    emit("\n".join(lines), data={"columns": [asdict(item) for item in columns]}, as_json=as_json)
+    missing = [item for item in columns if item.missing]
+    if missing:
+        note(f"{len(missing)} columns that are needed are missing.")
+    note("Next: correct [data] of member.toml" if missing else "Next: ringfence data check")
 
 
 @application.command(epilog="Example: ringfence data forget user-123")
@@ -129,24 +182,44 @@ def expire(home: HomeOption = None, as_json: JsonOption = False) -> None:
     )
 
 
-def _configured_files(home: MemberHome) -> list[Path]:
+def _chosen(files: list[Path] | None, home: MemberHome) -> DataSettings:
+    """Return the files named on the command line as settings, else those of the member."""
+    from ringfence.client.data_settings import DataSettings
     from ringfence.client.member_settings import load_member_settings
-    from ringfence.model.errors import ConfigError
 
-    named = load_member_settings(home).data.files
-    if not named:
+    if files:
+        return DataSettings(files=tuple(str(file.absolute()) for file in files))
+    data = load_member_settings(home).data
+    if not data.is_named:
         raise ConfigError(
             f"{home.settings_file} names no conversations.",
             hint='Add: [data] files = ["/path/to/conversations.jsonl"], or name files on the command line.',
         )
-    return [home.root / file for file in named]
+    return data
 
 
-def _secret(home: MemberHome) -> bytes:
-    """Return the secret that training will use; before joining there is none, and any gives much the same counts."""
-    from ringfence.client.local_data import contribution_secret
+def _passing_home(stack: ExitStack, home: MemberHome) -> MemberHome:
+    """Return a folder that is gone afterwards, with the exclusions of the home if there are any."""
+    passing = MemberHome(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ringfence-"))))
+    if home.exclusions_file.exists():
+        passing.exclusions_file.write_bytes(home.exclusions_file.read_bytes())
+    return passing
 
-    return contribution_secret(home) if home.settings_file.exists() else os.urandom(_SECRET_BYTES)
+
+def _found_while_reading(snapshot: Snapshot) -> list[str]:
+    found = []
+    if snapshot.excluded:
+        found.append(f"{snapshot.excluded} conversations hold somebody who was forgotten; they are left out.")
+    if snapshot.contradicting_labels:
+        found.append(
+            f"{snapshot.contradicting_labels} conversations have newest decisions that contradict each other; they count as "
+            "not decided."
+        )
+    if snapshot.decisions_without_messages:
+        found.append(
+            f"{snapshot.decisions_without_messages} decided conversations have no message in the data."
+        )
+    return found
 
 
 def _forgotten_text(report: ErasureReport) -> str:
@@ -185,14 +258,18 @@ def _text(summary: DataSummary) -> str:
     counts = summary.conversations
     span = f"{summary.first_at} to {summary.last_at}" if summary.first_at else "no times"
     people = (
-        f"{summary.participants}; at most {summary.largest_group} in a conversation, "
+        f"{summary.participants}; median {summary.median_group:g}, at most {summary.largest_group} in a conversation, "
         f"one person in at most {summary.busiest}"
+    )
+    languages = ", ".join(
+        f"{name} {share:.0%}" for name, share in list(summary.languages.items())[:_LANGUAGES]
     )
     rows = [
         ("conversations", f"{counts.total}: {_by_label(counts)}"),
         ("messages", f"{summary.messages}; median {summary.median_length:g}, longest {summary.longest}"),
         ("time", span),
         ("people", people),
+        ("languages", languages),
         (f"kept at k = {summary.contribution_bound}", f"{summary.kept.total}: {_by_label(summary.kept)}"),
         ("dropped", f"{summary.dropped.total}: {_by_label(summary.dropped)}"),
     ]

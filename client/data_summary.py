@@ -1,26 +1,31 @@
 """What a member's conversations look like from outside: counts and spans, never text and never who.
 
 For the member's own eyes. Nothing here is sent to anyone: counts of private data leave a company in no message.
+Conversations are gone through one by one, so that memory grows with people and conversations, never with words.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import statistics
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from ringfence.client.data_leaks import LeakSearch
+from ringfence.client.snapshot import Selection
 from ringfence.model.conversation import Conversation
-from ringfence.privacy.bounding import bound_contributions, normalise_participant, report_cap
+from ringfence.model.language import OTHER_LANGUAGE_SHARE, count_languages, other_language_share
+from ringfence.privacy.bounding import bound_contributions, normalise_participant
 
 # Below this many of a kind, quality can neither be trained for nor measured.
 _FEW = 30
 # One account in a tenth of all conversations is rarely a person.
 _EVERYWHERE = 0.1
 _LATEST_PLAUSIBLE = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+_LANGUAGE_SAMPLE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +60,13 @@ class DataSummary:
         first_at: time of the earliest message, ISO 8601 in UTC, or None where no message has a time.
         last_at: of the latest.
         participants: people in all conversations together; spellings that differ in case are one person.
+        median_group: people in a middling conversation.
         largest_group: people in the conversation that has most.
         busiest: conversations of the person who is in most.
         contribution_bound: k, for the next two.
         kept: labelled conversations that training may use under the bound.
         dropped: labelled conversations that it leaves out.
+        languages: share of each language in a sample of at most 1,000 conversations, largest first.
         warnings: what the member should look at, in sentences.
     """
 
@@ -70,16 +77,22 @@ class DataSummary:
     first_at: str | None
     last_at: str | None
     participants: int
+    median_group: float
     largest_group: int
     busiest: int
     contribution_bound: int
     kept: LabelCounts
     dropped: LabelCounts
+    languages: Mapping[str, float]
     warnings: tuple[str, ...]
 
 
 def summarise(
-    conversations: Sequence[Conversation], *, contribution_bound: int, secret: bytes
+    conversations: Sequence[Conversation],
+    *,
+    contribution_bound: int,
+    secret: bytes,
+    part: Callable[[int], int] | None = None,
 ) -> DataSummary:
     """Count what is there and what the contribution bound keeps of it.
 
@@ -87,32 +100,75 @@ def summarise(
         conversations: at least one.
         contribution_bound: k, conversations of one person that training may use.
         secret: orders the conversations, as in training, at least 16 bytes.
+        part: of several files, which one the conversation at a position came from; None where there is one.
     """
-    labelled = [conversation for conversation in conversations if conversation.label is not None]
-    cap = report_cap(
-        labelled, bound_contributions(labelled, contribution_bound=contribution_bound, secret=secret)
+    counted = _Counted()
+    leaks = LeakSearch()
+    for position, conversation in enumerate(conversations):
+        counted.add(conversation)
+        leaks.add(conversation, part=0 if part is None else part(position))
+    labels = counted.labels
+    decided = [position for position, label in enumerate(labels) if label is not None]
+    bounded = bound_contributions(
+        Selection(conversations, decided), contribution_bound=contribution_bound, secret=secret
     )
-    people = [{normalise_participant(author) for author in item.participants} for item in conversations]
-    degree = Counter(person for group in people for person in group)
-    lengths = [len(item.messages) for item in conversations]
-    times = [message.time for item in conversations for message in item.messages if message.time is not None]
-    counts = _counts(Counter(item.label for item in conversations))
-    busiest = max(degree.values(), default=0)
+    kept = Counter(labels[decided[position]] for position in bounded.positions)
+    step = max(1, len(labels) // _LANGUAGE_SAMPLE)
+    languages = count_languages(conversations[position] for position in range(0, len(labels), step))
+    counts = _counts(Counter(labels))
+    warnings = [
+        *_warnings(counted, counts),
+        *leaks.warnings(Selection(conversations, leaks.to_compare(labels))),
+        *_language_warnings(languages),
+    ]
     return DataSummary(
         conversations=counts,
-        messages=sum(lengths),
-        median_length=statistics.median(lengths),
-        longest=max(lengths),
-        first_at=_iso(min(times)) if times else None,
-        last_at=_iso(max(times)) if times else None,
-        participants=len(degree),
-        largest_group=max(len(group) for group in people),
-        busiest=busiest,
+        messages=sum(counted.lengths),
+        median_length=statistics.median(counted.lengths),
+        longest=max(counted.lengths),
+        first_at=_iso(counted.first) if counted.first is not None else None,
+        last_at=_iso(counted.last) if counted.last is not None else None,
+        participants=len(counted.degree),
+        median_group=statistics.median(counted.groups),
+        largest_group=max(counted.groups),
+        busiest=counted.busiest,
         contribution_bound=contribution_bound,
-        kept=_counts(cap.kept),
-        dropped=_counts(cap.dropped),
-        warnings=tuple(_warnings(conversations, counts, busiest=busiest, times=len(times))),
+        kept=_counts(kept),
+        dropped=_counts(Counter(labels[position] for position in decided) - kept),
+        languages={name: count / languages.total() for name, count in languages.most_common()},
+        warnings=tuple(warnings),
     )
+
+
+class _Counted:
+    """What one pass over the conversations counts."""
+
+    def __init__(self) -> None:
+        self.labels: list[int | None] = []
+        self.lengths = array("q")
+        self.groups = array("q")
+        self.degree: Counter[str] = Counter()
+        self.first: float | None = None
+        self.last: float | None = None
+        self.empty = 0
+        self.unordered = 0
+
+    def add(self, conversation: Conversation) -> None:
+        people = {normalise_participant(author) for author in conversation.participants}
+        times = [message.time for message in conversation.messages if message.time is not None]
+        self.labels.append(conversation.label)
+        self.lengths.append(len(conversation.messages))
+        self.groups.append(len(people))
+        self.degree.update(people)
+        self.empty += not conversation.messages
+        self.unordered += any(later < earlier for earlier, later in itertools.pairwise(times))
+        if times:
+            self.first = min(times) if self.first is None else min(self.first, *times)
+            self.last = max(times) if self.last is None else max(self.last, *times)
+
+    @property
+    def busiest(self) -> int:
+        return max(self.degree.values(), default=0)
 
 
 def _counts(by_label: Mapping[int | None, int]) -> LabelCounts:
@@ -121,49 +177,38 @@ def _counts(by_label: Mapping[int | None, int]) -> LabelCounts:
     )
 
 
-def _warnings(
-    conversations: Sequence[Conversation], counts: LabelCounts, *, busiest: int, times: int
-) -> list[str]:
+def _warnings(counted: _Counted, counts: LabelCounts) -> list[str]:
     found = []
     for count, kind in ((counts.positive, "positive"), (counts.negative, "negative")):
         if count < _FEW:
             found.append(
                 f"Only {count} conversations are labelled {kind}: too few to learn or to measure from."
             )
-    empty = sum(1 for item in conversations if not item.messages)
-    if empty:
-        found.append(f"{empty} conversations have no messages; training never uses them.")
-    if len(conversations) >= _FEW and busiest > _EVERYWHERE * len(conversations):
+    if counted.empty:
+        found.append(f"{counted.empty} conversations have no messages; training never uses them.")
+    if counts.total >= _FEW and counted.busiest > _EVERYWHERE * counts.total:
         found.append(
-            f"One account takes part in {busiest} conversations. If it is a bot or a moderator, leave its messages "
+            f"One account takes part in {counted.busiest} conversations. If it is a bot or a moderator, leave its messages "
             "out, or the bound drops most of them."
         )
-    copies = (
-        len(conversations) - len({_content_digest(item) for item in conversations if item.messages}) - empty
-    )
-    if copies:
+    if counted.unordered:
         found.append(
-            f"{copies} conversations repeat the words of another. Copies in training and in test make quality look "
-            "better than it is."
+            f"In {counted.unordered} conversations the times go back: check that messages are in order."
         )
-    unordered = sum(1 for item in conversations if _goes_back(item))
-    if unordered:
-        found.append(f"In {unordered} conversations the times go back: check that messages are in order.")
-    if not times:
+    if counted.first is None:
         found.append("No message has a time.")
     return found
 
 
-def _content_digest(conversation: Conversation) -> bytes:
-    digest = hashlib.sha256()
-    for message in conversation.messages:
-        digest.update(message.text.encode() + b"\x00")
-    return digest.digest()
-
-
-def _goes_back(conversation: Conversation) -> bool:
-    times = [message.time for message in conversation.messages if message.time is not None]
-    return any(later < earlier for earlier, later in itertools.pairwise(times))
+def _language_warnings(languages: Counter[str]) -> list[str]:
+    share = other_language_share(languages)
+    if share < OTHER_LANGUAGE_SHARE:
+        return []
+    warning = (
+        f"About {share:.0%} of the conversations are not in English, which is what the detector was made for: expect it to "
+        "miss much of what is in them."
+    )
+    return [warning]
 
 
 def _iso(seconds: float) -> str:

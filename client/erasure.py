@@ -6,6 +6,7 @@ them; then what exists is removed. Each step does nothing the second time.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -14,12 +15,16 @@ from ringfence.client.exclusions import load_exclusions, save_exclusions
 from ringfence.client.ledger_reading import anchor_file, has_ledger, open_ledger_reader
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import load_member_settings
+from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.client.row_cache import RowCache
+from ringfence.client.taking_snapshot import take_snapshot
 from ringfence.model.errors import BudgetError, DataError, RingfenceError
-from ringfence.model.jsonl_reader import SkippedLines, read_conversations
+from ringfence.model.jsonl_reader import SkippedLines
 from ringfence.privacy.bounding import normalise_participant, participant_pseudonym
 from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_refusals import LedgerRefusal
+
+_SECRET_BYTES = 32
 
 WHAT_A_MODEL_FORGETS = """\
 What a released model can and cannot forget:
@@ -83,7 +88,9 @@ def forget_person(
     if not normalise_participant(person):
         raise DataError("A person needs an identifier.", hint="Give the author id as it stands in the data.")
     source_conversations = _count_in_source(home, person)
-    pseudonym = _pseudonym(home, person)
+    secret = _secret(home)
+    called = Pseudonyms(secret).person(person).hex() if secret else ""
+    pseudonym = participant_pseudonym(called, secret=secret) if secret else ""
     cache = RowCache(home)
     with cache.lock():
         exclusions = load_exclusions(home)
@@ -98,7 +105,7 @@ def forget_person(
             )
         # Step 1: nothing new can hold the person, whatever happens next.
         day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
-        save_exclusions(home, exclusions=exclusions.with_person(person, day=day))
+        save_exclusions(home, exclusions=exclusions.with_person(person, day=day, pseudonym=called))
         # Step 2: what was derived from their conversations goes.
         removed = cache.remove_person(pseudonym)
         # Step 3: so do unsent answers, unless a manifest that is left proves that the person is not in them.
@@ -132,24 +139,25 @@ def finish_withdrawals(home: MemberHome, *, owner: PayloadOwner) -> int:
 
 
 def _count_in_source(home: MemberHome, person: str) -> int | None:
-    wanted = normalise_participant(person)
+    # Under a secret that is forgotten at once: to look must not make the member's own, and needs no other.
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    wanted = Pseudonyms(secret).person(person).hex()
     try:
-        files = load_member_settings(home).data.files
-        return sum(
-            any(normalise_participant(author) == wanted for author in item.participants)
-            for file in files
-            for item in read_conversations(home.root / file, skipped=SkippedLines())
-        )
+        data = load_member_settings(home).data
+        with take_snapshot(
+            home, data=data, labelled_only=False, secret=secret, skipped=SkippedLines(), everybody=True
+        ) as snapshot:
+            return sum(wanted in item.participants for item in snapshot)
     except RingfenceError:
         return None  # a source that is down must not keep anybody from being forgotten
 
 
-def _pseudonym(home: MemberHome, person: str) -> str:
-    # The secret is read and never made here: without it nothing was ever derived.
+def _secret(home: MemberHome) -> bytes:
+    # Read and never made here: without it nothing was ever derived.
     try:
-        return participant_pseudonym(person, secret=home.contribution_key_file.read_bytes())
+        return home.contribution_key_file.read_bytes()
     except FileNotFoundError:
-        return ""
+        return b""
 
 
 def _withdraw_unsent(home: MemberHome, *, innocent: frozenset[str], now: float) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,7 @@ from ringfence.model.plan import Sha256
 from ringfence.privacy.bounding import normalise_participant
 
 _SALT_BYTES = 32
+_REMEMBERED = 65_536
 _PURPOSE = b"ringfence excluded participant|"
 
 
@@ -33,6 +35,7 @@ class Exclusions(BaseModel):
         schema_version: of this form.
         salt: 32 random bytes, hexadecimal; made with the first exclusion and never changed.
         people: salted hash of each excluded participant -> day of the request, ISO 8601.
+        pseudonyms: salted hashes of what the same people are called past reading, for conversations that were read before.
         to_withdraw: keys of ledger entries whose payloads wait to be removed by the agent, which holds the ledger.
     """
 
@@ -41,31 +44,46 @@ class Exclusions(BaseModel):
     schema_version: Literal[1] = 1
     salt: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     people: dict[Sha256, Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]] = {}
+    pseudonyms: frozenset[Sha256] = frozenset()
     to_withdraw: tuple[str, ...] = ()
 
     def since(self, person: str) -> str | None:
         """Return the day on which a participant was excluded, or None; spellings that differ in case are one person."""
         return self.people.get(self._hash(person))
 
-    def with_person(self, person: str, *, day: str) -> Exclusions:
-        """Return these exclusions and one more; the day of an earlier request stays."""
-        return self.model_copy(update={"people": {self._hash(person): day} | self.people})
+    def with_person(self, person: str, *, day: str, pseudonym: str = "") -> Exclusions:
+        """Return these exclusions and one more; the day of an earlier request stays.
 
-    def keep(self, conversations: Iterable[Conversation]) -> list[Conversation]:
-        """Return the conversations in which nobody excluded takes part.
+        Args:
+            person: identifier in the source.
+            day: of the request, ISO 8601.
+            pseudonym: what the person is called past reading, or "" if nothing was ever read.
+        """
+        also = {self._hash(pseudonym)} if pseudonym else frozenset()
+        return self.model_copy(
+            update={
+                "people": {self._hash(person): day} | self.people,
+                "pseudonyms": self.pseudonyms | also,
+            }
+        )
+
+    def allowed(self, conversations: Sequence[Conversation]) -> Sequence[int]:
+        """Return the positions of the conversations in which nobody excluded takes part, named or under a pseudonym.
 
         A conversation goes as a whole: what others said in it answers the person, and is the person's data as well.
         """
         if not self.people:
-            return list(conversations)
-        seen: dict[str, bool] = {}
+            return range(len(conversations))
+        excluded = lru_cache(_REMEMBERED)(self._is_excluded)
+        return [
+            position
+            for position, item in enumerate(conversations)
+            if not any(excluded(author) for author in item.participants)
+        ]
 
-        def excluded(author: str) -> bool:
-            if author not in seen:
-                seen[author] = self.since(author) is not None
-            return seen[author]
-
-        return [item for item in conversations if not any(excluded(author) for author in item.participants)]
+    def _is_excluded(self, author: str) -> bool:
+        hashed = self._hash(author)
+        return hashed in self.people or hashed in self.pseudonyms
 
     def _hash(self, person: str) -> str:
         message = _PURPOSE + normalise_participant(person).encode("utf-8", "surrogatepass")

@@ -6,13 +6,15 @@ member is for the agent to decide.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from ringfence.client.exclusions import exclusions_stamp
-from ringfence.client.local_data import TrainingRows, load_labelled, training_rows
+from ringfence.client.local_data import TrainingRows, open_labelled, training_rows
 from ringfence.client.local_evaluation import evaluate_locally, evaluation_prefixes
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings, load_member_settings
@@ -23,7 +25,7 @@ from ringfence.client.participation import (
     check_terms,
     read_signed_plan,
 )
-from ringfence.model.conversation import Conversation
+from ringfence.client.snapshot import Snapshot
 from ringfence.model.errors import PeerError
 from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.feature_set import FeatureSet, load_feature_set
@@ -57,13 +59,17 @@ class LocalTrainer:
     Args:
         home: the member's folder.
         has_ledger: whether what this returns is charged to a ledger before it leaves.
+        read_elsewhere: has another process take a snapshot, where reading may need a network that this one has not; it
+            returns the path. By default this process reads everything itself.
     """
 
-    def __init__(self, home: MemberHome, *, has_ledger: bool) -> None:
+    def __init__(
+        self, home: MemberHome, *, has_ledger: bool, read_elsewhere: Callable[[], Path] | None = None
+    ) -> None:
         self._home = home
         self._has_ledger = has_ledger
+        self._read_elsewhere = read_elsewhere
         self._settings: MemberSettings | None = None
-        self._conversations: list[Conversation] | None = None
         self._prepared: dict[tuple[str, tuple[float, ...]], _Prepared] = {}
         self._exclusions: tuple[int, int] | None = None
 
@@ -99,7 +105,6 @@ class LocalTrainer:
         stamp = exclusions_stamp(self._home)
         if stamp != self._exclusions:
             self._exclusions = stamp
-            self._conversations = None
             self._prepared.clear()
 
     def _own_settings(self) -> MemberSettings:
@@ -113,17 +118,23 @@ class LocalTrainer:
     def _rows(self, plan: Plan, *, prefixes: tuple[float, ...]) -> TrainingRows:
         key = (plan.digest(), prefixes)
         if key not in self._prepared:
-            if self._conversations is None:
-                self._conversations = load_labelled(self._home, self._own_settings())
-            rows = training_rows(
-                self._home,
-                conversations=self._conversations,
-                feature_set=self._features(plan),
-                prefixes=prefixes,
-                contribution_bound=plan.privacy.contribution_bound,
-            )
+            # One snapshot, whose text is gone as soon as the rows are made. The manifest's digest names it in the ledger.
+            with self._snapshot() as snapshot:
+                rows = training_rows(
+                    self._home,
+                    conversations=snapshot,
+                    feature_set=self._features(plan),
+                    prefixes=prefixes,
+                    contribution_bound=plan.privacy.contribution_bound,
+                )
             self._prepared = {key: _Prepared(plan=plan, rows=rows)}
         return self._prepared[key].rows
+
+    def _snapshot(self) -> Snapshot:
+        settings = self._own_settings()
+        if self._read_elsewhere is not None and settings.data.needs_network:
+            return Snapshot(self._read_elsewhere())
+        return open_labelled(self._home, settings)
 
 
 def _train(request: TrainRequest, *, plan: Plan, rows: TrainingRows, size_class: int) -> TrainUpdate:

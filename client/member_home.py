@@ -127,6 +127,11 @@ class MemberHome:
         return self.root / "cache"
 
     @property
+    def snapshots(self) -> Path:
+        """Folder of snapshots between their writing and their opening; empty but for moments."""
+        return self.root / "snapshots"
+
+    @property
     def contribution_key_file(self) -> Path:
         """Secret that orders conversations for the contribution bound and names people in manifests, mode 0600."""
         return self.root / "contribution.key"

@@ -6,26 +6,13 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from ringfence.client.data_settings import DataSettings as DataSettings
 from ringfence.client.member_home import MemberHome
 from ringfence.model.atomic_file import write_atomically
 from ringfence.model.errors import ConfigError
 from ringfence.model.joining import SizeClass
 from ringfence.model.plan import Name
 from ringfence.model.settings_file import Address, read_settings, toml_text
-
-
-class DataSettings(BaseModel):
-    """Where the member's conversations lie.
-
-    Attributes:
-        files: JSONL files; a relative path counts from the member's folder.
-        lineage: name of this data through all of its growth; it has one privacy budget for life.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    files: tuple[str, ...] = ()
-    lineage: Name = "conversations"
 
 
 class MemberSettings(BaseModel):

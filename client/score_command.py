@@ -78,6 +78,7 @@ def score(
     from ringfence.model.detector import Detector
     from ringfence.model.errors import ConfigError
     from ringfence.model.jsonl_reader import STANDARD_INPUT, SkippedLines, read_conversations
+    from ringfence.model.language import LanguageWatch
 
     folder = model if model is not None else _release_in_use(MemberHome.locate(home))
     detector = Detector.load(folder)
@@ -94,7 +95,8 @@ def score(
     skipped = SkippedLines() if skip_bad else None
     # Encoding many at once is faster; a stream that a person or a service feeds must not wait for the next line.
     together = 1 if source == STANDARD_INPUT else _BATCH
-    lines = _lines(detector, read_conversations(source, skipped=skipped), together=together, explain=explain)
+    watched = LanguageWatch(read_conversations(source, skipped=skipped))
+    lines = _lines(detector, iter(watched), together=together, explain=explain)
     chosen = lines if top is None else _highest(lines, top)
     printed = 0
     if not as_json:
@@ -103,6 +105,8 @@ def score(
         typer.echo(_json(line) if as_json else _text(line))
         printed += 1
     _verdict(printed, folder)
+    if watched.warning() is not None:
+        note(f"warning: {watched.warning()}")
     if skipped is not None and skipped.first is not None:
         note(f"{skipped.count} lines were passed over; the first: {skipped.first.message}")
     if not explain:

@@ -6,12 +6,9 @@ answers with a code and starts another.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
-import resource
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from ringfence.client.confinement import confine
 from ringfence.client.member_home import MemberHome
+from ringfence.client.reading_process import Reading, SnapshotTaken, SnapshotWanted
 from ringfence.client.refusals import refusal_code
 from ringfence.model.errors import RingfenceError
 from ringfence.model.round_messages import Refusal, RefusalCode, RoundRequest, RoundUpdate
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
     from ringfence.client.local_training import LocalTrainer
 
 log = logging.getLogger("ringfence.agent")
-_CLONE_NEWUSER = 0x10000000
-_CLONE_NEWNET = 0x40000000
-_PR_SET_PDEATHSIG = 1
-_PR_SET_DUMPABLE = 4
 _STOP_S = 5.0
 _TURN_S = 1.0
 
@@ -102,17 +97,31 @@ class Worker:
             return WorkerAnswer(Refusal(RefusalCode.FAILED), "The worker did not start.")
         try:
             pipe.send(request)
-            dropped = self._wait_for_answer(pipe, timeout_s=timeout_s)
-            if dropped is not None:
-                self._end()
-                return dropped
-            answer: WorkerAnswer = pipe.recv()
+            said = self._said(pipe, timeout_s=timeout_s)
+            while isinstance(said, SnapshotWanted):
+                # The worker has no network: what lies behind one is read by a process that has nothing else.
+                with Reading(self._home) as reading:
+                    dropped = self._wait_for_answer(reading.pipe, timeout_s=timeout_s)
+                    if dropped is None:
+                        pipe.send(reading.taken())
+                said = dropped or self._said(pipe, timeout_s=timeout_s)
+                if dropped is not None:
+                    self._end()
         except (EOFError, OSError):
             self._end()
             return WorkerAnswer(
                 Refusal(RefusalCode.FAILED), "The worker died; the next request starts another."
             )
-        return answer
+        return said
+
+    def _said(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | SnapshotWanted:
+        """Return what the child says next, or what to answer instead if it says nothing."""
+        dropped = self._wait_for_answer(pipe, timeout_s=timeout_s)
+        if dropped is not None:
+            self._end()
+            return dropped
+        said: WorkerAnswer | SnapshotWanted = pipe.recv()
+        return said
 
     def _wait_for_answer(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | None:
         """Wait until the child has answered; return what to answer instead if it does not come."""
@@ -163,18 +172,25 @@ class Worker:
 
 
 def _serve(pipe: Connection, home: Path, parent: int) -> None:
-    _confine(parent)
+    confine(parent)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Only here, in the child: torch comes with it.
     from ringfence.client.local_training import LocalTrainer
 
-    trainer = LocalTrainer(MemberHome(home), has_ledger=True)
+    trainer = LocalTrainer(MemberHome(home), has_ledger=True, read_elsewhere=lambda: _ask_for_snapshot(pipe))
     while True:
         try:
             request: RoundRequest = pipe.recv()
         except (EOFError, OSError):
             return
         pipe.send(_answer(trainer, request))
+
+
+def _ask_for_snapshot(pipe: Connection) -> Path:
+    """Have the agent's reader read what this process has no network for."""
+    pipe.send(SnapshotWanted())
+    taken: SnapshotTaken = pipe.recv()
+    return taken.opened_path()
 
 
 def _answer(trainer: LocalTrainer, request: RoundRequest) -> WorkerAnswer:
@@ -185,16 +201,3 @@ def _answer(trainer: LocalTrainer, request: RoundRequest) -> WorkerAnswer:
         return WorkerAnswer(Refusal(refusal_code(error)), f"{error.message} {error.hint}".strip())
     except Exception as error:  # noqa: BLE001 - its text may hold private data, so only its kind is kept
         return WorkerAnswer(Refusal(RefusalCode.FAILED), f"A defect of Ringfence: {type(error).__name__}.")
-
-
-def _confine(parent: int) -> None:
-    """Cut this process off: no network, no core dumps, gone with its parent, deaf to the terminal's Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)  # the parent died before the line above took hold
-    if libc.unshare(_CLONE_NEWNET) != 0 and libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
-        log.warning("this system does not let the worker be cut off from the network")

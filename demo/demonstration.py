@@ -12,7 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.local_data import training_rows
+from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.demo.company_data import Companies, companies_from_corpus, simulated_companies
 from ringfence.demo.federation import CONTRIBUTION_BOUND, FEDERATION, VERSION, DemoFolder, Federation
 from ringfence.demo.processes import Processes
@@ -235,7 +237,10 @@ def _measure(
     training = {
         company.name: training_rows(
             federation.folder.member(company.name),
-            conversations=company.train,
+            # As the member's agent read them: the same names give the same choice, and the same rows from its cache.
+            conversations=Pseudonyms(contribution_secret(federation.folder.member(company.name))).of(
+                company.train
+            ),
             feature_set=features,
             prefixes=plan.training.prefixes,
             contribution_bound=plan.privacy.contribution_bound,

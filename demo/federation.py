@@ -19,11 +19,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.client.local_data import contribution_secret
+from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.member_home import MemberHome
 from ringfence.client.policy import Policy, default_policy
 from ringfence.client.policy_rules import BudgetRules
 from ringfence.client.policy_text import save_policy
+from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.demo.company_data import write_jsonl
 from ringfence.demo.processes import COORDINATOR, MEMBER, Processes, call
 from ringfence.model.errors import ConfigError, DeadlineError, RingfenceError
@@ -269,10 +270,9 @@ class Federation:
 
 def _size_class(home: MemberHome, company: CompanyData) -> int:
     """Return what a company declares: the largest power of two of conversations that the contribution bound surely keeps."""
+    secret = contribution_secret(home.create())
     bounded = bound_contributions(
-        list(company.train),
-        contribution_bound=CONTRIBUTION_BOUND,
-        secret=contribution_secret(home.create()),
+        Pseudonyms(secret).of(company.train), contribution_bound=CONTRIBUTION_BOUND, secret=secret
     )
     return 1 << (max(1, len(bounded.positions)).bit_length() - 1)
 

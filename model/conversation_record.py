@@ -14,7 +14,7 @@ from ringfence.model.conversation import Conversation, Message
 
 MAX_IDENTIFIER_CHARACTERS = 512
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -47,7 +47,7 @@ def conversation_from_record(record: object) -> Conversation:
     if not isinstance(messages, list):
         raise FieldError("messages", "must be a list")
     return Conversation(
-        id=_identifier(_required(record, "id", "id"), "id"),
+        id=identifier_from(_required(record, "id", "id"), "id"),
         messages=tuple(_message(item, f"messages[{index}]") for index, item in enumerate(messages)),
         label=_label(record.get("label")),
         platform=_platform(record.get("platform")),
@@ -62,7 +62,7 @@ def message_from_record(record: object) -> tuple[str, Message]:
     """
     if not isinstance(record, Mapping):
         raise FieldError("", "must be a JSON object")
-    conversation = _identifier(_required(record, "conversation", "conversation"), "conversation")
+    conversation = identifier_from(_required(record, "conversation", "conversation"), "conversation")
     return conversation, _message(record, "")
 
 
@@ -74,8 +74,8 @@ def _message(item: object, field: str) -> Message:
     if not isinstance(text, str):
         raise FieldError(f"{inside}text", "must be a string")
     return Message(
-        author=_identifier(_required(item, "author", f"{inside}author"), f"{inside}author"),
-        text=_LONE_SURROGATE.sub("\ufffd", text),
+        author=identifier_from(_required(item, "author", f"{inside}author"), f"{inside}author"),
+        text=LONE_SURROGATE.sub("\ufffd", text),
         time=_time(item.get("time"), f"{inside}time"),
     )
 
@@ -86,7 +86,12 @@ def _required(record: Mapping[str, object], name: str, field: str) -> object:
     return record[name]
 
 
-def _identifier(value: object, field: str) -> str:
+def identifier_from(value: object, field: str) -> str:
+    """Return an identifier as text: from a string or a whole number, without surrounding space.
+
+    Raises:
+        FieldError: it is empty, too long, or holds what neither a terminal nor an encoder should meet.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise FieldError(field, "must be a string or a whole number")
     if isinstance(value, int) and abs(value) >= 10**MAX_IDENTIFIER_CHARACTERS:
@@ -97,7 +102,7 @@ def _identifier(value: object, field: str) -> str:
     if len(identifier) > MAX_IDENTIFIER_CHARACTERS:
         raise FieldError(field, f"must have at most {MAX_IDENTIFIER_CHARACTERS} characters")
     # Identifiers are printed and hashed: neither a terminal nor an encoder may meet a surprise in one.
-    if _CONTROL.search(identifier) or _LONE_SURROGATE.search(identifier):
+    if _CONTROL.search(identifier) or LONE_SURROGATE.search(identifier):
         raise FieldError(field, "must hold neither control characters nor half of a surrogate pair")
     return identifier
 
@@ -111,7 +116,7 @@ def _label(value: object) -> int | None:
 
 
 def _platform(value: object) -> str | None:
-    return None if value is None else _identifier(value, "platform")
+    return None if value is None else identifier_from(value, "platform")
 
 
 def _time(value: object, field: str) -> float | None:

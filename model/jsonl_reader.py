@@ -89,6 +89,21 @@ def read_stream(
     yield from _checked(_read_lines(stream, name=name, seen=_Seen(), skipped=skipped), name, require_labels)
 
 
+def stream_conversations(
+    sources: Iterable[Path | str], *, skipped: SkippedLines | None = None
+) -> list[Iterator[Conversation]]:
+    """Return one stream of conversations for each of several files; an identifier may occur once in all of them together.
+
+    Raises:
+        DataError: while a stream is read, as `read_conversations`.
+    """
+    seen = _Seen()
+    return [
+        _checked(_read_one(source, seen=seen, skipped=skipped), _name(source), require_labels=False)
+        for source in sources
+    ]
+
+
 def load_conversations(
     sources: Iterable[Path | str],
     *,
@@ -143,13 +158,25 @@ def _read_one(source: Path | str, *, seen: _Seen, skipped: SkippedLines | None) 
         yield from _read_lines(sys.stdin.buffer, name=name, seen=seen, skipped=skipped)
         return
     path = Path(source)
+    with open_lines(path) as stream:
+        yield from _read_lines(stream, name=name, seen=seen, skipped=skipped)
+
+
+@contextlib.contextmanager
+def open_lines(path: Path) -> Iterator[BinaryIO]:
+    """Open a ``.jsonl`` or ``.jsonl.gz`` file for reading its lines.
+
+    Raises:
+        DataError: it cannot be opened or read. The data owner's fault.
+    """
+    name = _name(path)
     try:
         # Entered one by one: a failure to open must not be confused with a failure while reading.
         with contextlib.ExitStack() as stack:
             stream: BinaryIO = stack.enter_context(path.open("rb"))
             if path.suffix == ".gz":
                 stream = stack.enter_context(gzip.GzipFile(fileobj=stream, mode="rb"))  # type: ignore[assignment]
-            yield from _read_lines(stream, name=name, seen=seen, skipped=skipped)
+            yield stream
     except OSError as error:
         raise DataError(
             f"Cannot read {name}: {error.strerror or type(error).__name__}.",

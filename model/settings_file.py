@@ -78,15 +78,16 @@ def read_settings(
         ) from error
 
 
-def toml_text(values: Mapping[str, object]) -> str:
-    """Return settings as TOML: plain fields first, then one table for each mapping.
+def toml_text(values: Mapping[str, object], *, table: str = "") -> str:
+    """Return settings as TOML: plain fields first, then one table for each mapping that holds something.
 
     Values are strings, booleans, numbers, lists of those, or mappings of such values; None is left out.
     """
     lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if _is_plain(value)]
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += ["", f"[{key}]", toml_text(value).rstrip("\n")]
+        if isinstance(value, Mapping) and value:
+            name = f"{table}.{key}" if table else key
+            lines += ["", f"[{name}]", toml_text(value, table=name).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ OPENING_MODULES = {
     "socket", "ssl", "http", "urllib", "urllib3", "httpx", "httpcore", "requests", "aiohttp", "websockets",
     "smtplib", "ftplib", "telnetlib", "xmlrpc", "asyncio", "socketserver", "subprocess", "webbrowser",
     "multiprocessing.connection.Client", "multiprocessing.connection.Listener",
+    "sqlalchemy", "psycopg", "fsspec", "duckdb",
 }  # fmt: skip
 OPENING_CALLS = {
     "secure_channel", "insecure_channel", "open_channel", "create_connection", "open_connection", "urlopen",
@@ -27,6 +28,19 @@ ALLOWED = {
     ("flower_adapter.py", "ssl"): "mutual TLS of the fleet connection",
     ("flower_adapter.py", "httpx"): "errors of the fleet connection, as Flower raises them",
     ("flower_adapter.py", "FleetHttpClient"): "the fleet connection",
+    (
+        "enrolment.py",
+        "ssl",
+    ): "fetches the trust bundle, and believes it only when its hash is the invitation's",
+    ("enrolment.py", "socket"): "the same",
+    ("enrolment.py", "create_connection"): "the same",
+    (
+        "sql_source.py",
+        "sqlalchemy",
+    ): "the member's own database, in a process that knows nothing of the coordinator",
+    ("sql_source.py", "psycopg"): "names of its types",
+    ("source_files.py", "fsspec"): "the member's own object store, in the same process",
+    ("table_source.py", "duckdb"): "the member's own files; DuckDB's network and other files are locked off",
     ("coordinator_connection.py", "open_channel"): "the release client's channel factory",
     ("releases.py", "open_channel"): "takes the factory as an argument",
     ("release_download.py", "open_channel"): "takes the factory as an argument",
@@ -140,6 +154,8 @@ def test_another_sender_would_be_found(source: str) -> None:
         "import os\nos.system('curl')",
         "from multiprocessing.connection import Client",
         "import subprocess",
+        "import fsspec",
+        "from sqlalchemy import create_engine",
     ],
 )
 def test_another_way_out_would_be_found(source: str) -> None:

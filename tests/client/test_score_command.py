@@ -308,3 +308,22 @@ class TestAStreamOfMessages:
     ) -> None:
         assert run(chats, "--model", release, "--stream", *option) == 4
         assert "stream of messages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        ("ich weiss nicht was du meinst, aber wir gehen heute in den park", True),
+        ("so i was thinking that you could come with us to the park", False),
+    ],
+)
+def test_another_language_is_scored_with_a_warning(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, warned: bool
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    lines = [{"id": f"c{n}", "messages": [{"author": "a", "text": f"{words} {n}"}]} for n in range(5)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(path, "--model", release, "--json") == 0
+    written = capsys.readouterr()
+    assert len(json_lines(written.out)) == 5
+    assert ("not in English" in written.err) is warned

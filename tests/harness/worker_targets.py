@@ -10,19 +10,21 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from ringfence.client.worker import WorkerAnswer, _confine
+from ringfence.client.confinement import confine
+from ringfence.client.member_home import MemberHome
+from ringfence.client.worker import WorkerAnswer
 from ringfence.model.round_messages import Refusal, RefusalCode
 
 
 def hang(pipe: Connection, home: Path, parent: int) -> None:
     """Never answer."""
-    _confine(parent)
+    confine(parent)
     time.sleep(600)
 
 
 def sleep_then_answer(pipe: Connection, home: Path, parent: int) -> None:
     """Answer after the agent has lost patience."""
-    _confine(parent)
+    confine(parent)
     pipe.recv()
     time.sleep(1.0)
     pipe.send(WorkerAnswer(Refusal(RefusalCode.POLICY), "late"))
@@ -30,7 +32,7 @@ def sleep_then_answer(pipe: Connection, home: Path, parent: int) -> None:
 
 def reach(pipe: Connection, home: Path, parent: int) -> None:
     """Try to reach a listener on this machine, as a hostile dependency of training would."""
-    _confine(parent)
+    confine(parent)
     pipe.recv()
     address = ("127.0.0.1", int(os.environ["RINGFENCE_TEST_PORT"]))
     try:
@@ -43,7 +45,7 @@ def reach(pipe: Connection, home: Path, parent: int) -> None:
 
 def opened(pipe: Connection, home: Path, parent: int) -> None:
     """Count the sockets that came along from the agent."""
-    _confine(parent)
+    confine(parent)
     pipe.recv()
     count = 0
     for number in os.listdir("/proc/self/fd"):
@@ -60,3 +62,37 @@ def confine_as_an_ordinary_user(pipe: Connection, home: Path, parent: int) -> No
     pipe.recv()
     left = ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0
     pipe.send(WorkerAnswer(Refusal(RefusalCode.FAILED), f"threads: {threads}, left: {left}"))
+
+
+def read_and_hang(pipe: Connection, home: Path, path: Path, parent: int) -> None:
+    """Stand for a reader that has begun to write and never ends."""
+    confine(parent, network=True)
+    path.write_bytes(b"half a snapshot")
+    time.sleep(600)
+
+
+def read_and_look_around(pipe: Connection, home: Path, path: Path, parent: int) -> None:
+    """Say what a reader has at hand."""
+    import json
+    import sys
+
+    from ringfence.client.reading_process import SnapshotTaken, _read
+
+    confine(parent, network=True)
+    _read(MemberHome(home), path)
+    path.unlink()
+    sockets = sum(_is_socket(number) for number in os.listdir("/proc/self/fd"))
+    seen = {
+        "sockets": sockets,
+        "torch": "torch" in sys.modules,
+        "flwr": "flwr" in sys.modules,
+        "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
+    }
+    pipe.send(SnapshotTaken(reason=json.dumps(seen)))
+
+
+def _is_socket(number: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(int(number)).st_mode)
+    except OSError:
+        return False

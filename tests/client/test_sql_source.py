@@ -1,0 +1,279 @@
+"""A member's database: read within one read-only transaction, and no error quotes what is in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data_homes import LABELS, MESSAGES, ChatDatabase, at, chat_database, data_home
+from pydantic import ValidationError
+
+from ringfence.client.contribution_key import contribution_secret
+from ringfence.client.data_settings import DataSettings
+from ringfence.client.member_home import MemberHome
+from ringfence.client.pseudonyms import Pseudonyms
+from ringfence.client.sql_source import SqlSource
+from ringfence.client.taking_snapshot import take_snapshot
+from ringfence.model.conversation import Conversation
+from ringfence.model.errors import ConfigError, DataError, RingfenceError
+
+PLANTED = "the blue heron waits"
+PASSWORD = "sesame-of-the-tests"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ChatDatabase]:
+    with chat_database(request.param, tmp_path) as made:
+        made.say(
+            ("c1", 2, "otter", at(20), "and then: 12:30? 100% of it"),
+            ("c2", 1, "wren", at(5), "hello"),
+            ("c1", 1, "newt", at(10), "first"),
+            ("c1", 3, "newt", at(20), "same second, later id"),
+            ("c3", 1, "vole", None, "nobody decided"),
+        )
+        made.decide(("c1", "ban", at(50)), ("c2", "no_violation", at(50)), ("c9", "ban", at(50)))
+        yield made
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> MemberHome:
+    return data_home(tmp_path)
+
+
+def read(
+    home: MemberHome, database: ChatDatabase, *, labelled_only: bool = True, **changes: Any
+) -> dict[str, Conversation]:
+    """Conversations by the names in the source."""
+    pseudonyms = Pseudonyms(contribution_secret(home))
+    called = {pseudonyms.conversation(f"c{n}").hex(): f"c{n}" for n in range(100)}
+    with take_snapshot(
+        home, data=database.settings(**changes), labelled_only=labelled_only, environment=database.environment
+    ) as snapshot:
+        return {called[item.id]: item for item in snapshot}
+
+
+def test_messages_become_conversations_in_order_of_time_with_their_labels(
+    home: MemberHome, database: ChatDatabase
+) -> None:
+    found = read(home, database)
+    assert {name: item.label for name, item in found.items()} == {"c1": 1, "c2": 0}
+    assert [message.text for message in found["c1"].messages] == [
+        "first",
+        "and then: 12:30? 100% of it",
+        "same second, later id",
+    ]
+    assert [message.time for message in found["c1"].messages] == [1772366410.0, 1772366420.0, 1772366420.0]
+
+
+def test_conversations_that_nobody_decided_are_counted_and_never_trained_on(
+    home: MemberHome, database: ChatDatabase
+) -> None:
+    assert set(read(home, database, labelled_only=False)) == {"c1", "c2", "c3"}
+    assert set(read(home, database)) == {"c1", "c2"}
+
+
+def test_people_and_conversations_go_by_pseudonyms_that_stay_the_same(
+    home: MemberHome, database: ChatDatabase
+) -> None:
+    first, second = read(home, database), read(home, database)
+    assert first == second
+    for conversation in first.values():
+        for name in ("otter", "newt", "wren", "c1", "c2"):
+            assert name not in (conversation.id, *conversation.participants)
+    assert len(first["c1"].participants) == 2
+
+
+def test_the_newest_decision_stands_and_contradicting_ones_decide_nothing(
+    home: MemberHome, database: ChatDatabase
+) -> None:
+    database.decide(("c2", "ban", at(55)), ("c3", "ban", at(10)), ("c3", "no_violation", at(10)))
+    found = read(home, database, labelled_only=False)
+    assert {name: item.label for name, item in found.items()} == {"c1": 1, "c2": 1, "c3": None}
+    with take_snapshot(
+        home, data=database.settings(), labelled_only=False, environment=database.environment
+    ) as snapshot:
+        assert snapshot.contradicting_labels == 1
+        assert snapshot.decisions_without_messages == 1
+    # Without a time nobody knows which was the last word.
+    untimed = read(home, database, labels="SELECT conversation_id, decision AS label FROM mod_decisions")
+    assert {name: item.label for name, item in untimed.items()} == {"c1": 1}
+
+
+def test_a_decision_to_be_ignored_decides_nothing(home: MemberHome, database: ChatDatabase) -> None:
+    database.decide(("c1", "skipped", at(55)), ("c3", None, at(55)))
+    assert set(read(home, database)) == {"c2"}
+
+
+def test_since_is_bound_and_never_pasted(home: MemberHome, database: ChatDatabase) -> None:
+    found = read(
+        home, database, messages=f"{MESSAGES} WHERE sent_at >= :since", since="2026-03-01T12:00:10+00:00"
+    )
+    assert set(found) == {"c1"}
+    with pytest.raises(ValidationError):
+        database.settings(
+            messages=f"{MESSAGES} WHERE sent_at >= :since", since="2026-01-01'; DROP TABLE dm; --"
+        )
+    with pytest.raises(ValidationError, match="which is not set"):
+        database.settings(messages=f"{MESSAGES} WHERE sent_at >= :since")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM dm",
+        "DELETE FROM dm RETURNING conversation_id, message_id, sender_id, sent_at, body AS text",
+        "INSERT INTO dm VALUES ('x', 9, 'x', NULL, 'x')",
+        "DROP TABLE dm",
+        "CREATE TABLE other (a TEXT)",
+        f"{MESSAGES}; COMMIT; DELETE FROM dm",  # noqa: S608 - it is meant to
+        "COMMIT",
+        "ATTACH DATABASE 'made-by-a-query.db' AS other",
+        "WITH gone AS (DELETE FROM dm RETURNING *) SELECT conversation_id, message_id, sender_id, sent_at, body AS text FROM gone",
+    ],
+)
+def test_a_query_that_would_write_is_refused_by_the_database(
+    home: MemberHome, database: ChatDatabase, statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        read(home, database, messages=statement)
+    assert caught.value.hint
+    assert database.count() == 5
+    assert not (tmp_path / "made-by-a-query.db").exists()
+
+
+def test_both_queries_see_one_state_of_the_data(home: MemberHome, database: ChatDatabase) -> None:
+    if database.kind == "sqlite":
+        database.run("PRAGMA journal_mode = WAL")
+    with SqlSource(home, data=database.settings(), environment=database.environment) as source:
+        before = list(source.query("labels", LABELS).rows)
+        database.decide(("c3", "ban", at(59)))
+        database.say(("c4", 1, "hare", at(59), "written meanwhile"))
+        assert list(source.query("labels", LABELS).rows) == before
+        assert len(list(source.query("messages", MESSAGES).rows)) == 5
+    assert database.count() == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"messages": "SELECT conversation_id, message_id, sender_id, sent_at, body FROM dm"},
+            "no column text",
+        ),
+        ({"messages": "SELECT sender_id, sender_id FROM dm"}, "no column conversation_id"),
+        ({"messages": "SELECT *, body AS text, body AS text FROM dm"}, "column text twice"),
+        ({"messages": "SELECT a FROM nowhere"}, "nowhere"),
+        ({"messages": "SELECT absent FROM dm"}, "absent"),
+        ({"messages": "SELEC 1"}, "messages query"),
+        ({"messages": f"{MESSAGES} WHERE 1 = 0"}, "yields no row"),
+        ({"messages": f"{MESSAGES} UNION ALL {MESSAGES}"}, "message_id twice"),
+        (
+            {
+                "messages": "SELECT conversation_id, message_id, NULL AS sender_id, sent_at, body AS text FROM dm"
+            },
+            "column sender_id: is null",
+        ),
+        (
+            {
+                "messages": "SELECT conversation_id, message_id, sender_id, body AS sent_at, body AS text FROM dm"
+            },
+            "column sent_at",
+        ),
+        ({"labels": "SELECT conversation_id, body AS label FROM dm"}, "column label"),
+        (
+            {"labels": "SELECT decision AS label FROM mod_decisions"},
+            "labels query yields no column conversation_id",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_by_query_and_column_and_never_by_value(
+    home: MemberHome, database: ChatDatabase, changes: dict[str, str], expected: str
+) -> None:
+    database.say(("c77", 1, "quiet-heron", at(30), PLANTED))
+    with pytest.raises(DataError) as caught:
+        read(home, database, **changes)
+    said = f"{caught.value.message} {caught.value.hint}"
+    assert expected in said
+    for value in (PLANTED, "heron", "c77", "otter", "12:30"):
+        assert value not in said
+    assert caught.value.__cause__ is None, "a chained cause would print the row"
+
+
+def test_a_conversion_that_fails_does_not_quote_the_value(home: MemberHome, database: ChatDatabase) -> None:
+    if database.kind == "sqlite":
+        pytest.skip("SQLite converts anything")
+    with pytest.raises(DataError, match="SQLSTATE 22") as caught:
+        read(home, database, messages=MESSAGES.replace("message_id", "CAST(body AS INTEGER) AS message_id"))
+    assert "first" not in caught.value.message + caught.value.hint
+
+
+def test_a_statement_that_takes_too_long_is_ended(home: MemberHome, database: ChatDatabase) -> None:
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has no server that could end it")
+    slow = MESSAGES.replace("body AS text", "body || pg_sleep(60)::text AS text")
+    with pytest.raises(DataError, match="took too long"):
+        read(home, database, messages=slow, query_timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (f"postgresql://nobody:{PASSWORD}@127.0.0.1:1/test", "could not be asked"),
+        (f"postgresql://nobody:{PASSWORD}@no-such-host.invalid/test", "could not be asked"),
+        (f"not a url {PASSWORD}", "is not one"),
+        (f"mysql://nobody:{PASSWORD}@127.0.0.1/test", "not read"),
+        (f"sqlite:////nowhere/{PASSWORD[:0]}chats.db", "no database"),
+        ("sqlite://", "names no file"),
+    ],
+)
+def test_a_database_that_cannot_be_asked_is_named_without_its_password(
+    home: MemberHome, url: str, expected: str
+) -> None:
+    data = DataSettings(kind="sql", url_env="CHAT_DB_URL", messages=MESSAGES)
+    with pytest.raises(RingfenceError, match=expected) as caught:
+        take_snapshot(home, data=data, labelled_only=False, environment={"CHAT_DB_URL": url})
+    assert PASSWORD not in f"{caught.value.message} {caught.value.hint} {caught.value!r}"
+    assert caught.value.__cause__ is None
+    assert list(home.snapshots.glob("*")) == []
+
+
+def test_the_url_may_lie_in_a_file_and_a_missing_one_is_named(home: MemberHome, tmp_path: Path) -> None:
+    with chat_database("sqlite", tmp_path) as database:
+        database.say(("c1", 1, "otter", at(1), "hello"))
+        data = DataSettings(kind="sql", url_file="chat.url", messages=MESSAGES)
+        with pytest.raises(ConfigError, match=r"chat\.url"):
+            take_snapshot(home, data=data, labelled_only=False)
+        (home.root / "chat.url").write_text(database.url + "\n")
+        with take_snapshot(home, data=data, labelled_only=False) as snapshot:
+            assert len(snapshot) == 1
+    with pytest.raises(ConfigError, match="CHAT_DB_URL is not set"):
+        take_snapshot(home, data=database.settings(), environment={})
+
+
+def test_text_of_a_database_that_is_not_utf_8_is_read_with_marks_in_its_place(
+    home: MemberHome, tmp_path: Path
+) -> None:
+    with chat_database("sqlite", tmp_path) as database:
+        database.run("INSERT INTO dm VALUES ('c1', 1, 'otter', '2026-03-01', CAST(x'68ff69' AS TEXT))")
+        assert read(home, database, labelled_only=False)["c1"].messages[0].text == "h\ufffdi"
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(home: MemberHome, tmp_path: Path) -> None:
+    (tmp_path / "chats.db").write_text(PLANTED * 100)
+    data = DataSettings(kind="sql", url_env="CHAT_DB_URL", messages=MESSAGES)
+    with pytest.raises(DataError, match="no SQLite database"):
+        take_snapshot(home, data=data, environment={"CHAT_DB_URL": f"sqlite:///{tmp_path}/chats.db"})
+
+
+def test_the_database_is_opened_in_a_way_that_cannot_write_even_without_our_checks(tmp_path: Path) -> None:
+    with chat_database("sqlite", tmp_path) as database:
+        source = SqlSource(data_home(tmp_path), data=database.settings(), environment=database.environment)
+        with source._sqlite().connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                driver.execute("DELETE FROM dm")
