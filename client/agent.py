@@ -71,7 +71,7 @@ class Agent:
         ledger: is told what left.
         firewall: clears what shall leave, and records it.
         connect: opens the fleet connection.
-        poll_s: seconds between two questions to the coordinator for work.
+        poll_s: least seconds between two questions to the coordinator for work that it had none for.
         retry: how to come back after a lost connection.
         pad_to_share: answers leave at the end of slots of this share of the round's deadline; 0 for no padding.
         condition: takes down how the agent is.
@@ -131,9 +131,11 @@ class Agent:
             try:
                 self._condition.alive()
                 self._keep_house()
-                task = connection.receive()
+                asked_at = time.monotonic()
+                task = connection.receive(stop=stop)
                 if task is None:
-                    stop.wait(self._poll_s)
+                    # A coordinator that holds no questions answers at once, and is not asked more often than this.
+                    stop.wait(max(0.0, self._poll_s - (time.monotonic() - asked_at)))
                     continue
                 asked_at = time.monotonic()
                 outgoing = self._answering.answer(task)

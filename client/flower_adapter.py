@@ -10,16 +10,22 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ringfence.client.firewall import Cleared
+from ringfence.client.stoppable import unless_stopped
 from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
+from ringfence.model.fleet_waiting import LONGEST_WAIT_S, WAIT_HEADER
+
+if TYPE_CHECKING:
+    from flwr.proto.fleet_pb2 import PullMessagesResponse
 
 _QUIET_ENVIRONMENT = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _CALL_TIMEOUT_S = 30.0
@@ -95,6 +101,7 @@ class FleetConnection:
             raise ConfigError(
                 "The member's key is not an EC key.", hint="Create a new identity and ask to be admitted."
             )
+        self._waiting = _Waiting()
         self._max_message_bytes = max_message_bytes
         self._last_node_id = last_node_id
         self._key = key
@@ -103,6 +110,7 @@ class FleetConnection:
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(key, key.public_key()),
+                self._waiting,
             ],
             verify=tls,
             timeout=_CALL_TIMEOUT_S,
@@ -161,20 +169,23 @@ class FleetConnection:
         """Flower's id of this member's node."""
         return int(self._node.node_id)
 
-    def receive(self) -> FleetTask | None:
+    def receive(self, *, stop: threading.Event | None = None) -> FleetTask | None:
         """Return the next message for this member, or None.
+
+        Args:
+            stop: if given, the coordinator is asked to hold the question for a while if it has nothing, and the wait
+                ends when this is set. None asks once.
 
         Raises:
             PeerError: the message is not whole, too large, or an object differs from its hash. The coordinator's fault.
         """
         from flwr.common.serde import message_from_proto
-        from flwr.proto.fleet_pb2 import PullMessagesRequest
         from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
         from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
         from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-        response = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
-        if not response.messages_list:
+        response = self._pull(stop)
+        if response is None or not response.messages_list:
             return None
         try:
             message = message_from_proto(response.messages_list[0])
@@ -256,6 +267,15 @@ class FleetConnection:
                         of_run=True,
                     )
 
+    def _pull(self, stop: threading.Event | None) -> PullMessagesResponse | None:
+        from flwr.proto.fleet_pb2 import PullMessagesRequest
+
+        request = PullMessagesRequest(node=self._node)
+        self._waiting.wait_s = 0.0 if stop is None else LONGEST_WAIT_S
+        if stop is None:
+            return self._call(self._client.PullMessages, request)  # type: ignore[no-any-return]
+        return unless_stopped(lambda: self._call(self._client.PullMessages, request), stop=stop)
+
     def _app_of(self, run_id: int) -> str:
         from flwr.common.serde import run_from_proto
         from flwr.proto.run_pb2 import GetRunRequest
@@ -322,6 +342,18 @@ class FleetConnection:
                 "What answers at the coordinator's address does not speak its protocol.",
                 hint="Check the address, and that both sides run the same version.",
             ) from error
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Asks the coordinator, with each question for messages, to hold it."""
+
+    wait_s: float = 0.0
+
+    def intercept(self, context: Any, call_next: Any) -> Any:  # noqa: ANN401 - Flower's own interceptor form
+        if self.wait_s and context.rpc_method.endswith("/PullMessages"):
+            context.request.headers[WAIT_HEADER] = f"{self.wait_s:.1f}"
+        return call_next(context)
 
 
 def _mutual_tls(ca_file: Path, certificate_file: Path, key_file: Path) -> ssl.SSLContext:

@@ -13,7 +13,7 @@ from ringfence.model.log_format import VARIABLE, LogFormat, log_to_stderr
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.evaluation import Evaluation
-from ringfence.server.flower_adapter import quieten_flower, run_configuration
+from ringfence.server.flower_adapter import quieten_flower
 from ringfence.server.ledger_heads import LedgerHeads
 from ringfence.server.members import ActiveMembers, MemberRegistry
 from ringfence.server.round_channel import GridChannel
@@ -29,7 +29,7 @@ def main(grid: Grid, context: Context) -> None:
     """Carry out the run that the configuration names, from its latest checkpoint."""
     log_to_stderr(LogFormat(os.environ.get(VARIABLE, LogFormat.TEXT)))
     quieten_flower()
-    name = run_configuration(context).get("run")
+    name = context.run_config.get("run")
     if not isinstance(name, str):
         raise ConfigError(
             "Flower's run names no Ringfence run.", hint="Start runs with: ringfence-coordinator run start"

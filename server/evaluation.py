@@ -32,7 +32,7 @@ from ringfence.server.round_loop import (
 from ringfence.server.run_store import Run, event_now
 
 log = logging.getLogger("ringfence.rounds")
-_POLL_S = 0.15
+_POLL_S = 0.05
 _MAX_SILENCE_S = 30.0
 _NOISE_DEVIATIONS = 8.0
 _ROOM_TO_GROW = 4

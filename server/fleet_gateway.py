@@ -6,7 +6,8 @@ are. The gateway is the only listener that members reach. It
 1. asks for a client certificate of the federation (TLS 1.3) and looks its key up among the active members;
 2. lets through the Fleet calls that a member needs and nothing else: not registering nodes, not fetching bundles;
 3. binds the certificate's key to Flower's node key, and a pushed message's source to that node;
-4. limits the size of a request and the rate of a member.
+4. limits the size of a request and the rate of a member;
+5. holds a question for work, if the member asks for that, until there is some: one for each member.
 
 Each refusal is one line of log with the member and the reason, and an HTTP status without detail.
 """
@@ -18,7 +19,7 @@ import binascii
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,26 @@ from cryptography.hazmat.primitives import serialization
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ringfence.model.errors import PeerError
+from ringfence.model.fleet_waiting import LONGEST_WAIT_S, WAIT_HEADER
 from ringfence.server.fleet_metrics import MEMBER
-from ringfence.server.flower_adapter import PUBLIC_KEY_HEADER, message_sources
+from ringfence.server.flower_adapter import (
+    PUBLIC_KEY_HEADER,
+    SERVER_APP_NODE,
+    asking_node,
+    message_sources,
+)
+from ringfence.server.held_pulls import (
+    PUSHED_MESSAGES,
+    PUSHED_PARTS,
+    Application,
+    HeldPulls,
+    Receive,
+    Scope,
+    Send,
+    replay,
+)
+from ringfence.server.mail import Mail
 from ringfence.server.rate_limit import RateLimit
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ALLOWED_PATHS = frozenset(
     f"/v1/fleet/{call}"
@@ -53,6 +65,12 @@ ALLOWED_PATHS = frozenset(
 )
 PRIVATE_PREFIXES = ("/v1/control/", "/v1/runtime/", "/health")
 _PUSH_MESSAGES = "/v1/fleet/push-messages"
+_PULL_MESSAGES = "/v1/fleet/pull-messages"
+_CONNECTING = ("/v1/fleet/activate-node", "/v1/fleet/deactivate-node")
+_SERVER_APP_PULL = "/v1/runtime/pull-messages"
+_SERVER_APP_WAIT_S = 0.5
+"""Short: between two questions for answers the server app looks whether it was stopped and who is connected."""
+_MAX_PRIVATE_BODY_BYTES = 512 << 20
 _CERTIFICATE = "ringfence.peer_certificate"
 
 log = logging.getLogger("ringfence.gateway")
@@ -83,6 +101,7 @@ class FleetGateway:
         member_of: returns the active member with this public key (SubjectPublicKeyInfo, PEM), or None.
         max_body_bytes: largest request that is let through.
         rate_limit: requests a second that one member may send.
+        mail: what is pushed, by either side; shared with `PrivateRoutes`.
     """
 
     def __init__(
@@ -92,8 +111,10 @@ class FleetGateway:
         member_of: Callable[[bytes], str | None],
         max_body_bytes: int = 64 << 20,
         rate_limit: RateLimit | None = None,
+        mail: Mail | None = None,
     ) -> None:
         self._application = application
+        self._held = HeldPulls(application, mail or Mail())
         self._member_of = member_of
         self._max_body_bytes = max_body_bytes
         self._rate_limit = rate_limit or RateLimit()
@@ -125,20 +146,71 @@ class FleetGateway:
                 return await _refuse(send, 400, member, "the request is malformed")
             if not sources or not sources <= {node}:
                 return await _refuse(send, 403, member, "a message in another member's name, or none")
-        return await self._application(scope, _replay(body, receive), send)
+        if scope["path"] in PUSHED_MESSAGES or scope["path"] in PUSHED_PARTS:
+            return await self._held.push(scope, body, receive, send)
+        if scope["path"] == _PULL_MESSAGES and (wait_s := _wait_s(scope)):
+            return await self._held.pull(
+                scope,
+                body,
+                receive,
+                send,
+                holder=member,
+                receiver=asking_node(body),
+                wait_s=wait_s,
+                may_ask_again=lambda: self._may_ask_again(key, member),
+            )
+        if scope["path"] in _CONNECTING:
+            self._held.release(member)
+        return await self._application(scope, replay(body, receive), send)
+
+    def close(self) -> None:
+        """Answer every question that is held, and hold no more: the service is about to stop."""
+        self._held.close()
+
+    def _may_ask_again(self, key: bytes, member: str) -> bool:
+        """Return whether a member whose question was held is still served, and within its rate."""
+        return self._member_of(key) == member and self._rate_limit.allows(member, now=time.monotonic())
 
 
 class PrivateRoutes:
-    """ASGI middleware of the loopback listener: the Control and Runtime calls and nothing else."""
+    """ASGI middleware of the loopback listener: the Control and Runtime calls and nothing else.
 
-    def __init__(self, application: Application) -> None:
+    Args:
+        application: Flower's SuperLink.
+        mail: what is pushed, by either side; shared with `FleetGateway`.
+    """
+
+    def __init__(self, application: Application, *, mail: Mail | None = None) -> None:
         self._application = application
+        self._held = HeldPulls(application, mail or Mail())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request to a private route, or refuse it."""
-        if scope["type"] == "http" and not scope["path"].startswith(PRIVATE_PREFIXES):
+        if scope["type"] != "http":
+            return await self._application(scope, receive, send)
+        path = scope["path"]
+        if not path.startswith(PRIVATE_PREFIXES):
             return await _refuse(send, 404, "loopback", "a path that is not served here")
-        return await self._application(scope, receive, send)
+        if path not in (_SERVER_APP_PULL, *PUSHED_MESSAGES, *PUSHED_PARTS):
+            return await self._application(scope, receive, send)
+        body = await _read_body(receive, _MAX_PRIVATE_BODY_BYTES)
+        if body is None:
+            return await _refuse(send, 413, "loopback", "the request is too large")
+        if path != _SERVER_APP_PULL:
+            return await self._held.push(scope, body, receive, send)
+        return await self._held.pull(
+            scope,
+            body,
+            receive,
+            send,
+            holder=tuple(scope.get("client") or ()),
+            receiver=SERVER_APP_NODE,
+            wait_s=_SERVER_APP_WAIT_S,
+        )
+
+    def close(self) -> None:
+        """Answer every question that is held, and hold no more: the service is about to stop."""
+        self._held.close()
 
 
 def mutual_tls(*, certificate_file: Path, key_file: Path, ca_file: Path) -> ssl.SSLContext:
@@ -190,17 +262,14 @@ async def _read_body(receive: Receive, limit: int) -> bytes | None:
             return b"".join(parts)
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    sent = False
-
-    async def replay() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
+def _wait_s(scope: Scope) -> float:
+    """Return for how long a member wants its question held; 0 for not at all."""
+    given = [value for name, value in scope["headers"] if name.lower() == WAIT_HEADER.encode()]
+    try:
+        asked = float(given[0]) if given else 0.0
+    except ValueError:
+        return 0.0
+    return min(asked, LONGEST_WAIT_S) if asked > 0 else 0.0
 
 
 async def _refuse(send: Send, status: int, member: str, reason: str) -> None:

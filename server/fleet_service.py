@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ from ringfence.server.fleet_gateway import (
 )
 from ringfence.server.fleet_metrics import FleetMetrics, Metered
 from ringfence.server.flower_adapter import create_superlink, quiet_environment
+from ringfence.server.mail import Mail
 from ringfence.server.metrics_listener import serve_metrics
 
 log = logging.getLogger("ringfence.fleet")
@@ -123,10 +126,13 @@ async def serve_fleet(
         "ssl_keyfile": str(home.server_key_file),
     }
     metrics = FleetMetrics()
-    inner = _Server(uvicorn.Config(PrivateRoutes(superlink), lifespan="on", **common))
+    mail = Mail()
+    routes = PrivateRoutes(superlink, mail=mail)
+    gateway = FleetGateway(superlink, member_of=member_of, mail=mail)
+    inner = _Server(uvicorn.Config(routes, lifespan="on", **common))
     outer = _Server(
         uvicorn.Config(
-            Metered(FleetGateway(superlink, member_of=member_of), metrics),
+            Metered(gateway, metrics),
             http=PeerCertificateProtocol,
             lifespan="off",
             ssl_context_factory=lambda _config, _default: tls,
@@ -140,7 +146,7 @@ async def serve_fleet(
     ):
         host, port = inner_socket.getsockname()[:2]
         write_atomically(home.flower / _ADDRESS_FILE, f"{host}:{port}".encode())
-        await _serve_both(inner, inner_socket, outer, outer_socket)
+        await _serve_both(inner, inner_socket, outer, outer_socket, before_stop=(routes.close, gateway.close))
 
 
 class _Server(uvicorn.Server):
@@ -165,7 +171,12 @@ def _listen(address: tuple[str, int]) -> socket.socket:
 
 
 async def _serve_both(
-    inner: _Server, inner_socket: socket.socket, outer: _Server, outer_socket: socket.socket
+    inner: _Server,
+    inner_socket: socket.socket,
+    outer: _Server,
+    outer_socket: socket.socket,
+    *,
+    before_stop: Iterable[Callable[[], None]],
 ) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -175,17 +186,32 @@ async def _serve_both(
     # Members are let in only when Flower's state is open: otherwise their first call would fail.
     while not inner.started and not first.done() and not stopping.is_set():
         await asyncio.sleep(0.02)
+    _settle_in()
     second = asyncio.create_task(outer.serve(sockets=[outer_socket]), name="public")
     waiting = asyncio.create_task(stopping.wait(), name="signal")
     try:
         await asyncio.wait({first, second, waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for step in before_stop:
+            step()
         inner.should_exit = outer.should_exit = True
         waiting.cancel()
         results = await asyncio.gather(first, second, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
+
+
+def _settle_in() -> None:
+    """Prepare this process for many members: every file handle that it may have, and no search through what never goes.
+
+    Flower brings hundreds of thousands of objects that live as long as the process. Looking through all of them for
+    garbage stops every request for up to half a second.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    gc.collect()
+    gc.freeze()
 
 
 def _secret_file(path: Path) -> str:

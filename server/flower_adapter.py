@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ringfence.rounds")
 PUBLIC_KEY_HEADER = b"flwr-public-key"
+SERVER_APP_NODE = 1
+"""Flower's number of the receiver of every answer."""
 _FEDERATION = "@none/default"
 _MAX_REPLY_BYTES = 128 << 20
 _MAX_REPLY_PARTS = 8
@@ -36,7 +38,7 @@ _QUIET_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
 }
 # The bundle holds this file and nothing else: the code that runs is what the coordinator installed.
 _BUNDLE_PROJECT = f"""\
@@ -454,7 +456,44 @@ def message_sources(body: bytes) -> tuple[int, set[int]]:
     return request.node.node_id, {message.metadata.src_node_id for message in request.messages_list}
 
 
-def run_configuration(context: object) -> Mapping[str, object]:
-    """Return the run configuration that Flower hands to a server app."""
-    configuration: Mapping[str, object] = getattr(context, "run_config", {})
-    return configuration
+def asking_node(body: bytes) -> int:
+    """Return who asks in a Fleet PullMessages request; 0 if it is none, which Flower refuses."""
+    from flwr.proto.fleet_pb2 import PullMessagesRequest
+    from google.protobuf.message import DecodeError
+
+    try:
+        return int(PullMessagesRequest.FromString(body).node.node_id)
+    except DecodeError:
+        return 0
+
+
+def announced_messages(path: str, body: bytes, answer: bytes) -> list[tuple[int, set[str]]]:
+    """Return the receiver of each message of a PushMessages call that Flower took, and its parts that are still to come.
+
+    Args:
+        path: of the call, of the Fleet or the Runtime API.
+        body: the request.
+        answer: what Flower answered.
+    """
+    from flwr.proto.fleet_pb2 import PushMessagesRequest, PushMessagesResponse
+    from flwr.proto.runtime_pb2 import PushAppMessagesRequest, PushAppMessagesResponse
+    from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+    request: PushMessagesRequest | PushAppMessagesRequest
+    if path.startswith("/v1/runtime/"):
+        request = PushAppMessagesRequest.FromString(body)
+        wanted = set(PushAppMessagesResponse.FromString(answer).objects_to_push)
+    else:
+        request = PushMessagesRequest.FromString(body)
+        wanted = set(PushMessagesResponse.FromString(answer).objects_to_push)
+    return [
+        (message.metadata.dst_node_id, wanted & {part.object_id for part in iterate_object_tree(tree)})
+        for message, tree in zip(request.messages_list, request.message_object_trees, strict=False)
+    ]
+
+
+def stored_part(body: bytes) -> str:
+    """Return which part a PushObject request brings."""
+    from flwr.proto.message_pb2 import PushObjectRequest
+
+    return str(PushObjectRequest.FromString(body).object_id)

@@ -34,7 +34,7 @@ from ringfence.server.run_store import Run, RunEvent, event_now
 
 log = logging.getLogger("ringfence.rounds")
 OPEN_ATTEMPT = 1
-_POLL_S = 0.15
+_POLL_S = 0.05
 _MAX_PATIENCE_S = 15.0
 _MAX_SILENCE_S = 30.0
 _PAUSE_S = 1.0

@@ -127,7 +127,7 @@ FIELDS = {
         "object_id",
         "object_content",
     },
-    "flwr.proto.message_pb2:Metadata": {"src_node_id", "message_id", "reply_to_message_id"},
+    "flwr.proto.message_pb2:Metadata": {"src_node_id", "dst_node_id", "message_id", "reply_to_message_id"},
     "flwr.proto.node_pb2:Node": {"node_id"},
     "flwr.proto.run_pb2:GetRunRequest": {"node", "run_id"},
     "flwr.proto.run_pb2:GetRunResponse": {"run"},
@@ -143,6 +143,8 @@ FIELDS = {
     "flwr.proto.control_pb2:ListRunsResponse": {"run_dict"},
     "flwr.proto.fab_pb2:Fab": {"hash_str", "content"},
     "flwr.proto.runtime_pb2:PullAppMessagesRequest": {"message_ids"},
+    "flwr.proto.runtime_pb2:PushAppMessagesRequest": {"messages_list", "message_object_trees"},
+    "flwr.proto.runtime_pb2:PushAppMessagesResponse": {"objects_to_push"},
     "flwr.proto.runtime_pb2:PullAppMessagesResponse": {"messages_list", "message_object_trees"},
 }
 

@@ -47,7 +47,7 @@ class Coordinator:
         self.connected += 1
         yield self
 
-    def receive(self) -> None:
+    def receive(self, *, stop: threading.Event | None = None) -> None:
         self.asked += 1
         if not self.receives:
             self.stop.set()

@@ -66,7 +66,7 @@ class Wire:
         self.sent: list[TrainUpdate | Refusal] = []
         self._stop, self._left = stop, questions
 
-    def receive(self) -> object | None:
+    def receive(self, *, stop: threading.Event | None = None) -> object | None:
         self._left -= 1
         if self._left < 0:
             self._stop.set()

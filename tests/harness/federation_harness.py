@@ -237,7 +237,7 @@ class Processes:
                 "FLWR_TELEMETRY_ENABLED": "0",
                 "FLWR_DISABLE_UPDATE_CHECK": "1",
                 "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
+                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
             },
         )
 
