@@ -29,7 +29,7 @@ from ringfence.model.plan import Plan
 from ringfence.model.round_messages import TRAIN_ACTION, TrainRequest, request_to_records
 from ringfence.server.fleet_service import ensure_secrets, read_private_address
 from ringfence.server.flower_adapter import build_bundle
-from ringfence.server.round_channel import Arrival, GridChannel
+from ringfence.server.round_channel import Arrival, GridChannel, round_of
 from ringfence.server.signing_keys import load_coordinator_key
 
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
@@ -130,7 +130,7 @@ class ScriptedCoordinator:
         """Send one question; return Flower's id of the message."""
         message = Message(request_to_records(request), node_id, action, ttl=600.0, group_id="scripted")
         (message_id,) = self.grid.push_messages([message])
-        self.channel._waiting[message_id] = (node_id, request.round)
+        self.channel._waiting[message_id] = (node_id, round_of(request))
         return str(message_id)
 
     def collect(self, *, count: int = 1, timeout_s: float = 60.0) -> list[Arrival]:
