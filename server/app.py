@@ -8,7 +8,7 @@ import os
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from ringfence.model.errors import ConfigError, RingfenceError
+from ringfence.model.errors import ConfigError, RingfenceError, StorageError
 from ringfence.model.log_format import VARIABLE, LogFormat, log_to_stderr
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
@@ -55,6 +55,8 @@ def main(grid: Grid, context: Context) -> None:
         except RunStoppedError:
             run.add_event(event_now("stopped"))
             return
+        except StorageError:
+            raise  # the run itself is sound: the coordinator starts it again from its last round
         except RingfenceError as error:
             _fail(run, error)
             raise

@@ -62,6 +62,8 @@ class Claim:
         try:
             self._connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
+            # Closed for good: it would come back as another connection, without the lock.
+            self._connection.close()
             return False
         return True
 
@@ -143,7 +145,7 @@ def _take_on_postgresql(database: Database, name: str, refusal: ClaimTakenError)
 
 def _give_on_postgresql(held: Claim) -> None:
     connection = held._connection
-    if connection is not None:
+    if connection is not None and not connection.closed:
         try:
             connection.execute(_GIVE, {"name": held.name})
         except SQLAlchemyError:

@@ -10,9 +10,11 @@ import typer
 
 from ringfence.model.console import JsonOption, emit, new_application, run_application
 from ringfence.server import (
+    backup_commands,
     ca_commands,
     candidate_command,
     control_plane_commands,
+    database_commands,
     member_commands,
     plan_commands,
     release_commands,
@@ -28,7 +30,15 @@ application = new_application(
 release_commands.application.command(
     epilog="Example: ringfence-coordinator release candidate grooming-risk-1 --version 0.2.0"
 )(candidate_command.candidate)
-for _group in (member_commands, ca_commands, trust_commands, plan_commands, run_commands, release_commands):
+for _group in (
+    member_commands,
+    ca_commands,
+    trust_commands,
+    plan_commands,
+    run_commands,
+    release_commands,
+    database_commands,
+):
     application.add_typer(_group.application)
 application.command(epilog="Example: ringfence-coordinator serve --home /srv/ringfence")(serve_commands.serve)
 application.command(epilog="Example: ringfence-coordinator serve-fleet --home /srv/ringfence")(
@@ -36,6 +46,10 @@ application.command(epilog="Example: ringfence-coordinator serve-fleet --home /s
 )
 application.command(epilog="Example: ringfence-coordinator serve-releases --home /srv/ringfence")(
     control_plane_commands.serve_releases
+)
+application.command(epilog="Example: ringfence-coordinator backup /srv/backups")(backup_commands.backup)
+application.command(epilog="Example: ringfence-coordinator restore my-federation-20260301T120000Z.tar")(
+    backup_commands.restore
 )
 
 

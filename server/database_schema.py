@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, select, text
 
 from ringfence.model.errors import ConfigError
 from ringfence.server.database import Database, create_sqlite_file
-from ringfence.server.tables import properties
+from ringfence.server.tables import metadata, properties
 
 SCHEMA_VERSIONS = ("0001",)
 """Every form that there was, oldest first; this version uses the last."""
@@ -91,6 +91,15 @@ def create_schema(database: Database, *, federation: str) -> None:
             )
         upgrade_schema(database)
         connection.execute(properties.insert().values(key=_FEDERATION, value=federation))
+
+
+def drop_schema(database: Database) -> None:
+    """Remove every table of ours, in the transaction that is under way, to make place for a restored coordinator."""
+    with database.transaction() as connection:
+        metadata.drop_all(connection)
+        connection.execute(text(f"DROP TABLE IF EXISTS {_VERSION_TABLE}"))
+        if not database.is_sqlite:
+            connection.execute(text("DROP FUNCTION IF EXISTS audit_events_refuse()"))
 
 
 def require_federation(database: Database, *, federation: str) -> None:

@@ -107,11 +107,18 @@ def next_state(
 
 
 def renewed_timestamp(
-    signers: CoordinatorSigners, *, present: RepositoryState, now: datetime
+    signers: CoordinatorSigners, *, present: RepositoryState, now: datetime, versions: int = 1
 ) -> RepositoryState:
-    """Return the same state under a new timestamp, so that clients know that nothing newer exists."""
+    """Return the same state under a new timestamp, so that clients know that nothing newer exists.
+
+    Args:
+        signers: the coordinator's keys.
+        present: the state that is published now.
+        now: the present, UTC.
+        versions: how many versions later; more than one after a restore, when clients may have seen later ones.
+    """
     timestamp = _timestamp(
-        signers, snapshot=present.snapshot, version=present.timestamp.signed.version + 1, now=now
+        signers, snapshot=present.snapshot, version=present.timestamp.signed.version + versions, now=now
     )
     return replace(present, timestamp=timestamp)
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from ringfence.model.errors import ConfigError, ConnectionFailedError, RingfenceError
 from ringfence.server.coordinator_database import open_database
@@ -22,6 +23,7 @@ from ringfence.server.flower_adapter import quiet_environment, superexec_command
 from ringfence.server.housekeeping import RunKeeper, register_members
 from ringfence.server.members import MemberRegistry
 from ringfence.server.run_launch import Launcher
+from ringfence.server.serving_claim import ServingClaim, serve_alone
 
 log = logging.getLogger("ringfence.coordinator")
 _TICK_S = 0.5
@@ -100,18 +102,21 @@ class Supervisor:
     Attributes:
         home: the coordinator's folder.
         settings: the coordinator's settings.
+        claim: the right to serve, looked after meanwhile.
         children: in the order in which they start; they stop in the reverse.
     """
 
     home: CoordinatorHome
     settings: CoordinatorSettings
+    claim: ServingClaim
     children: list[Child] = field(default_factory=list)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until ``stop`` is set.
 
         Raises:
-            ConfigError: a process cannot start with these settings. The operator's to mend.
+            ConfigError: a process cannot start with these settings, or another coordinator took over. The operator's to
+                mend.
         """
         environment = {
             **os.environ,
@@ -124,6 +129,7 @@ class Supervisor:
         registry = MemberRegistry(open_database(self.home, settings=self.settings))
         try:
             while not stop.is_set():
+                self.claim.keep()
                 for child in self.children:
                     child.keep_running(environment, now=time.monotonic())
                 try:
@@ -149,7 +155,8 @@ def supervise(home: CoordinatorHome, *, stop: threading.Event) -> None:
     """Run the coordinator of a folder until ``stop`` is set.
 
     Raises:
-        ConfigError: the folder is not set up, or a process cannot start with its settings. The operator's to mend.
+        ConfigError: the folder is not set up, another coordinator serves from its database, or a process cannot start with
+            its settings. The operator's to mend.
     """
     settings = load_coordinator_settings(home)
     own = [sys.executable, "-m", "ringfence.server.command_line"]
@@ -169,15 +176,16 @@ def supervise(home: CoordinatorHome, *, stop: threading.Event) -> None:
             parent_pid=os.getpid(),
         )
 
-    # An address from an earlier life leads nowhere.
-    (home.flower / "private.address").unlink(missing_ok=True)
     children = [
         Child("the fleet service", lambda: [*own, "serve-fleet", *where]),
         Child("the release service", lambda: [*own, "serve-releases", *where]),
         Child("the run starter", superexec),
     ]
-    try:
-        Supervisor(home=home, settings=settings, children=children).run(stop)
-    finally:
-        # Commands that find it wait for a coordinator that is starting again.
+    with serve_alone(open_database(home, settings=settings), now=datetime.now(UTC)) as held:
+        # An address from an earlier life leads nowhere.
         (home.flower / "private.address").unlink(missing_ok=True)
+        try:
+            Supervisor(home=home, settings=settings, claim=held, children=children).run(stop)
+        finally:
+            # Commands that find it wait for a coordinator that is starting again.
+            (home.flower / "private.address").unlink(missing_ok=True)

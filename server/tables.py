@@ -226,19 +226,3 @@ audit_events = Table(
     Column("detail", Text, nullable=False),
     sqlite_autoincrement=True,
 )
-
-# Work that a transaction leaves to be done after it, once: the outbox.
-jobs = Table(
-    "jobs",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("kind", NAME, nullable=False),
-    Column("payload", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("created_at", UtcTime, nullable=False),
-    Column("not_before", UtcTime, nullable=False),
-    CheckConstraint("state in ('queued', 'done', 'failed')", name="state"),
-    Index(None, "state"),
-    sqlite_autoincrement=True,
-)

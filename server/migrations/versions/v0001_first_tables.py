@@ -56,20 +56,6 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_invitations_member"), "invitations", ["member"], unique=False)
     op.create_table(
-        "jobs",
-        sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("kind", sa.String(length=63), nullable=False),
-        sa.Column("payload", sa.Text(), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("not_before", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint("state in ('queued', 'done', 'failed')", name=op.f("ck_jobs_state")),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
-        sqlite_autoincrement=True,
-    )
-    op.create_index(op.f("ix_jobs_state"), "jobs", ["state"], unique=False)
-    op.create_table(
         "members",
         sa.Column("id", sa.String(length=63), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),

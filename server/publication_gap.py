@@ -1,0 +1,38 @@
+"""After a restore: a timestamp that is later than any that members saw, so that they do not take it for a step back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.publication import load_signers, renewed_timestamp
+from ringfence.server.release_repository import ReleaseRepository
+from ringfence.server.signing_keys import KEY_NAMES
+
+VERSIONS = 1000
+"""More than a coordinator signs in a year of one or two a day."""
+
+
+def jump_ahead(home: CoordinatorHome, *, now: datetime) -> tuple[str, ...]:
+    """Sign a timestamp that is `VERSIONS` later, if a root of trust was published and the keys are here.
+
+    Args:
+        home: a folder that nobody serves from yet.
+        now: the present, UTC.
+
+    Returns:
+        The keys that are missing: without them the operator has to bring them back first.
+
+    Raises:
+        ConfigError: the repository or a key is damaged. The operator's to mend.
+    """
+    files = [*(home.keys / f"{name}.key" for name in KEY_NAMES), home.server_key_file, home.intermediate_file]
+    missing = tuple(str(file.relative_to(home.root)) for file in files if not file.is_file())
+    repository = ReleaseRepository(home.repository)
+    if missing or not repository.exists:
+        return missing
+    with repository.lock():
+        present = repository.read()
+        following = renewed_timestamp(load_signers(home), present=present, now=now, versions=VERSIONS)
+        repository.switch({"timestamp.json": following.timestamp.to_bytes()})
+    return missing
