@@ -25,12 +25,14 @@ from ringfence.client.audit_log import AuditLog
 from ringfence.client.exclusions import exclusions_stamp
 from ringfence.client.firewall import Cleared, Firewall, question_of
 from ringfence.client.flower_adapter import FleetConnection, FleetTask, RunOverError
+from ringfence.client.identity_expiry import require_valid
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_ledger import MemberLedger, open_member_ledger
 from ringfence.client.member_settings import MemberSettings, load_member_settings
 from ringfence.client.policy import load_policy
 from ringfence.client.policy_gate import PolicyGate
 from ringfence.client.release_following import ReleaseFollower
+from ringfence.client.renewal import renewing
 from ringfence.client.retention import DAY_S, apply_retention
 from ringfence.client.worker import Worker
 from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError, RingfenceError
@@ -213,6 +215,8 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
     home.agent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def connect() -> FleetConnection:
+        # Read anew each time: a renewed certificate is used from the next connection on, and one that ran out is named.
+        require_valid(home, now=datetime.now(UTC))
         return FleetConnection(
             settings.fleet_address,
             ca_file=home.ca_file,
@@ -243,6 +247,7 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
             permit=gate.permit,
             forgotten=lambda: exclusions_stamp(home),
         )
+        stack.enter_context(renewing(home, now=lambda: datetime.now(UTC)))
         stack.enter_context(ReleaseFollower(home, report=condition.looked_for_release))
         condition.started()
         Agent(

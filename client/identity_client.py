@@ -8,20 +8,14 @@ from datetime import UTC, datetime
 import grpc
 
 from ringfence.client.coordinator_connection import open_release_channel
-from ringfence.client.identity import InstalledIdentity, install_certificate, read_identity
+from ringfence.client.identity import InstalledIdentity, install_certificate
+from ringfence.client.identity_expiry import require_valid
 from ringfence.client.member_home import MemberHome
 from ringfence.model.channels import CALL_DEADLINE_S
-from ringfence.model.errors import ConnectionFailedError
 from ringfence.model.trust_chain import readable
 from ringfence.model.wire import identity_service_pb2 as wire
 from ringfence.model.wire.identity_service_pb2_grpc import IdentityServiceStub
 from ringfence.model.wire_errors import from_call
-
-
-class IdentityExpiredError(ConnectionFailedError):
-    """This member's certificate has run out, so that nobody accepts it."""
-
-    code = "identity_expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +103,3 @@ def renew_identity(home: MemberHome, *, now: datetime) -> InstalledIdentity:
     with open_release_channel(home) as channel:
         renewed = IdentityClient(channel).renew()
     return install_certificate(home, certificate=renewed, now=now)
-
-
-def require_valid(home: MemberHome, *, now: datetime) -> InstalledIdentity:
-    """Return this member's identity, unless its certificate has run out.
-
-    Raises:
-        IdentityExpiredError: it has; the hint says what both sides do about it.
-        ConfigError: this member has not joined, or a file is damaged. The operator's to mend.
-    """
-    found = read_identity(home)
-    if now >= found.expires_at:
-        member = found.identity.member
-        raise IdentityExpiredError(
-            f"This member's certificate ran out on {found.expires_at:%Y-%m-%d %H:%M} UTC, while nobody renewed it.",
-            hint=f"Ask the coordinator to run: ringfence-coordinator member invite {member} --again; then run here:"
-            " ringfence join INVITATION. Keys, budget and history stay.",
-        )
-    return found

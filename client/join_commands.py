@@ -94,7 +94,8 @@ def leave(
 ) -> None:
     """Leave the federation: the coordinator serves this member no more. Its ledger, audit log and releases stay here."""
     from ringfence.client.coordinator_connection import open_release_channel
-    from ringfence.client.identity_client import IdentityClient, require_valid
+    from ringfence.client.identity_client import IdentityClient
+    from ringfence.client.identity_expiry import require_valid
 
     located = MemberHome.locate(home)
     member = require_valid(located, now=datetime.now(UTC)).identity

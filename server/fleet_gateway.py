@@ -20,6 +20,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,8 @@ def _certificate_key(scope: Scope) -> bytes | None:
         certificate = x509.load_der_x509_certificate(der)
     except ValueError:
         return None
+    if datetime.now(UTC) >= certificate.not_valid_after_utc:
+        return None  # it ended while the connection stayed open: no handshake would have let it in
     return certificate.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )

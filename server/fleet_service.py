@@ -14,7 +14,8 @@ import resource
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterable
+import ssl
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,13 @@ from ringfence.server.fleet_gateway import (
 )
 from ringfence.server.fleet_metrics import FleetMetrics, Metered
 from ringfence.server.flower_adapter import create_superlink, quiet_environment
+from ringfence.server.listening_certificate import ListeningCertificate
 from ringfence.server.mail import Mail
 from ringfence.server.metrics_listener import serve_metrics
 
 log = logging.getLogger("ringfence.fleet")
 _GRACE_S = 5
+_RELOAD_S = 30.0
 _ADDRESS_FILE = "private.address"
 
 
@@ -146,7 +149,26 @@ async def serve_fleet(
     ):
         host, port = inner_socket.getsockname()[:2]
         write_atomically(home.flower / _ADDRESS_FILE, f"{host}:{port}".encode())
-        await _serve_both(inner, inner_socket, outer, outer_socket, before_stop=(routes.close, gateway.close))
+        shown = ListeningCertificate(home)
+        renewing = asyncio.create_task(_show_renewed(shown, lambda: (tls, inner.config.ssl)), name="renewal")
+        try:
+            await _serve_both(
+                inner, inner_socket, outer, outer_socket, before_stop=(routes.close, gateway.close)
+            )
+        finally:
+            renewing.cancel()
+
+
+async def _show_renewed(
+    shown: ListeningCertificate, contexts: Callable[[], Sequence[ssl.SSLContext | None]]
+) -> None:
+    while True:
+        await asyncio.sleep(_RELOAD_S)
+        try:
+            if shown.reload_into(*(context for context in contexts() if context is not None)):
+                log.info("the listeners show a renewed certificate")
+        except (ConfigError, OSError) as error:
+            log.error("the renewed certificate cannot be shown: %s", error)
 
 
 class _Server(uvicorn.Server):

@@ -50,12 +50,13 @@ class ListeningCertificate:
             require_client_authentication=ask_callers,
         )
 
-    def reload_into(self, context: ssl.SSLContext) -> bool:
-        """Show a renewed certificate from a TLS context's next handshake on; return whether there was one."""
+    def reload_into(self, *contexts: ssl.SSLContext) -> bool:
+        """Show a renewed certificate from the next handshake of TLS contexts on; return whether there was one."""
         if not self._is_changed():
             return False
         self._shown = self._load()
-        context.load_cert_chain(self._certificate_file, self._key_file)
+        for context in contexts:
+            context.load_cert_chain(self._certificate_file, self._key_file)
         return True
 
     def _changed(self, *, ask_callers: bool) -> grpc.ServerCertificateConfiguration | None:

@@ -21,6 +21,7 @@ from ringfence.server.coordinator_settings import CoordinatorSettings, load_coor
 from ringfence.server.fleet_service import ensure_secrets, read_private_address
 from ringfence.server.flower_adapter import quiet_environment, superexec_command
 from ringfence.server.housekeeping import RunKeeper, register_members
+from ringfence.server.listeners_renewal import ListenersRenewal
 from ringfence.server.members import MemberRegistry
 from ringfence.server.run_launch import Launcher
 from ringfence.server.serving_claim import ServingClaim, serve_alone
@@ -127,9 +128,11 @@ class Supervisor:
         launcher = Launcher(home=self.home, settings=self.settings)
         keeper = RunKeeper(launcher=launcher)
         registry = MemberRegistry(open_database(self.home, settings=self.settings))
+        certificate = ListenersRenewal(self.home, self.settings, now=lambda: datetime.now(UTC))
         try:
             while not stop.is_set():
                 self.claim.keep()
+                certificate.tick()  # first, so that nothing begins to listen with one that ran out
                 for child in self.children:
                     child.keep_running(environment, now=time.monotonic())
                 try:
