@@ -24,6 +24,7 @@ from ringfence.server.database import Database
 from ringfence.server.denials import Denials
 from ringfence.server.invitations import InvitationStore, KeptInvitation, is_pending
 from ringfence.server.issued_certificates import IssuedCertificates
+from ringfence.server.ledger_heads import LedgerHeads
 from ringfence.server.members import Member, MemberRegistry
 from ringfence.server.trust_bundle import compose_bundle, keep_bundle
 
@@ -75,6 +76,7 @@ class Enrolment:
         self.members = MemberRegistry(database)
         self._certificates = IssuedCertificates(database)
         self._denials = Denials(database)
+        self._heads = LedgerHeads(database)
         self._audit = AuditEvents(database)
 
     def invite(
@@ -208,6 +210,8 @@ class Enrolment:
                 hint="Join from a folder of its own: ringfence join INVITATION --home FOLDER",
             ) from error
         self._denials.lift(kept.member, now=now)
+        if known is not None and known.identity_public_key != record.identity_public_key:
+            self._heads.forget(kept.member)
         self._certificates.record(record.id, chain=record.certificate, now=now)
         self.invitations.change(kept.used(request, certificate=record.certificate, now=now))
         self._audit.record(

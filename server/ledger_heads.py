@@ -51,6 +51,11 @@ class LedgerHeads:
             connection.execute(ledger_heads.delete().where(ledger_heads.c.member == member))
             connection.execute(ledger_heads.insert().values(member=member, signed_head=signed_head))
 
+    def forget(self, member: str) -> None:
+        """Keep no head of a member any more: it signs with another key from now on, and could not verify this one."""
+        with self._database.transaction() as connection:
+            connection.execute(ledger_heads.delete().where(ledger_heads.c.member == member))
+
     def head(self, member: str) -> LedgerHead | None:
         """Return the newest head that is kept for a member, or None.
 

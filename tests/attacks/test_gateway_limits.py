@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from federation_harness import MadeFederation, make_federation, wait_until
 from fleet_attacker import Credentials, RawCaller
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message, Metadata
 from flwr.proto.node_pb2 import Node
 
+from ringfence.client.identity import make_request
+from ringfence.server.certificate_authority import load_certificate_authority
 from ringfence.server.fleet_gateway import (
     FleetGateway,
     PeerCertificateProtocol,
@@ -177,3 +184,37 @@ def test_a_bucket_fills_again_at_its_rate_and_never_over_its_burst() -> None:
     assert [limit.allows("acme", now=0.0) for _ in range(4)] == [True, True, True, False]
     assert [limit.allows("acme", now=1.0) for _ in range(3)] == [True, True, False]
     assert [limit.allows("acme", now=1000.0) for _ in range(4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(("days_ago", "status"), [(0, 200), (8, 403)])
+def test_a_certificate_that_ends_while_its_connection_stays_open_opens_nothing_more(
+    door: Door, days_ago: int, status: int
+) -> None:
+    home, federation = door.federation.coordinator, door.federation.settings.federation
+    authority = load_certificate_authority(home, federation=federation)
+    request = make_request(door.federation.members["acme"]).csr.encode()
+    # Its handshake was long ago: what matters is when the request comes.
+    moment = datetime.now(UTC) - timedelta(days=days_ago, hours=-12 if days_ago else 0)
+    chain = authority.issue_member_certificate(request, member="acme", now=moment)
+    certificate = x509.load_pem_x509_certificate(chain)
+    key = certificate.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    answers: list[int] = []
+
+    async def send(message) -> None:
+        if message["type"] == "http.response.start":
+            answers.append(message["status"])
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": PULL,
+        "headers": [(b"flwr-public-key", base64.b64encode(key))],
+        "ringfence.peer_certificate": certificate.public_bytes(serialization.Encoding.DER),
+    }
+    asyncio.run(FleetGateway(Counting(), member_of=lambda _key: "acme")(scope, receive, send))
+    assert answers == [status]

@@ -35,7 +35,8 @@ from ringfence.model.joining import JoinRequest
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.enrolment import Awaited, Issued
 from ringfence.server.issued_certificates import IssuedCertificates
-from ringfence.server.tables import metadata
+from ringfence.server.ledger_heads import LedgerHeads
+from ringfence.server.tables import ledger_heads, metadata
 
 
 @pytest.fixture(params=KINDS, scope="module")
@@ -286,6 +287,18 @@ def test_a_member_that_joins_again_keeps_its_name_its_history_and_its_ledger(
     assert home.policy_file.read_text().startswith("# mine")
     assert len(IssuedCertificates(open_database(desk.home)).serials(name)) == 2
     assert ("member.admit_again", name) in desk.actions
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+def test_a_ledgers_head_is_kept_for_as_long_as_the_member_can_verify_it(desk: Desk, same_key: bool) -> None:
+    name = f"heads-{int(same_key)}"
+    desk.join(desk.invite(name), folder=name)
+    with open_database(desk.home).transaction() as connection:
+        connection.execute(ledger_heads.insert().values(member=name, signed_head=b"signed"))
+    if not same_key:
+        desk.folder(name).identity_key_file.unlink()
+    desk.join(desk.invite(name, again=True), folder=name)
+    assert LedgerHeads(open_database(desk.home)).newest(name) == (b"signed" if same_key else b"")
 
 
 def test_a_removed_member_may_be_invited_again_and_a_suspended_one_is_resumed_first(desk: Desk) -> None:
