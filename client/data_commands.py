@@ -68,13 +68,13 @@ def check(
     skipped = SkippedLines() if skip_bad else None
     with ExitStack() as stack:
         # A look leaves nothing behind: without a member's folder, what is read lies elsewhere meanwhile.
-        where = located if located.settings_file.exists() else _passing_home(stack, located)
+        where = located if located.settings_file.exists() else passing_home(stack, located)
         secret = contribution_secret(located) if where is located else os.urandom(_SECRET_BYTES)
         progress = stack.enter_context(reading_progress())
         snapshot = stack.enter_context(
             take_snapshot(
                 where,
-                data=_chosen(files, located),
+                data=chosen_data(files, located),
                 labelled_only=False,
                 secret=secret,
                 skipped=skipped,
@@ -115,8 +115,8 @@ def preview_schema(
 
     located = MemberHome.locate(home)
     with ExitStack() as stack:
-        where = located if located.settings_file.exists() else _passing_home(stack, located)
-        columns = preview(where, data=_chosen(files, located))
+        where = located if located.settings_file.exists() else passing_home(stack, located)
+        columns = preview(where, data=chosen_data(files, located))
     width = max(len(item.column) for item in columns)
     lines = [
         f"{item.source:<9} {item.column:<{width}}  {item.type:<16} {item.meaning}".rstrip()
@@ -182,7 +182,7 @@ def expire(home: HomeOption = None, as_json: JsonOption = False) -> None:
     )
 
 
-def _chosen(files: list[Path] | None, home: MemberHome) -> DataSettings:
+def chosen_data(files: list[Path] | None, home: MemberHome) -> DataSettings:
     """Return the files named on the command line as settings, else those of the member."""
     from ringfence.client.data_settings import DataSettings
     from ringfence.client.member_settings import load_member_settings
@@ -198,7 +198,7 @@ def _chosen(files: list[Path] | None, home: MemberHome) -> DataSettings:
     return data
 
 
-def _passing_home(stack: ExitStack, home: MemberHome) -> MemberHome:
+def passing_home(stack: ExitStack, home: MemberHome) -> MemberHome:
     """Return a folder that is gone afterwards, with the exclusions of the home if there are any."""
     passing = MemberHome(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ringfence-"))))
     if home.exclusions_file.exists():

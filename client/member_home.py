@@ -132,6 +132,21 @@ class MemberHome:
         return self.root / "snapshots"
 
     @property
+    def evaluations(self) -> Path:
+        """Folder of evaluations on the member's own conversations: figures without noise, which stay here."""
+        return self.root / "evaluations"
+
+    @property
+    def calibration_file(self) -> Path:
+        """The member's own calibration of a release, fitted on its own labels; it stays here."""
+        return self.root / "calibration.json"
+
+    @property
+    def review_queue_file(self) -> Path:
+        """How many conversations scored how high on which day, and the threshold of the review queue; it stays here."""
+        return self.root / "review-queue.json"
+
+    @property
     def contribution_key_file(self) -> Path:
         """Secret that orders conversations for the contribution bound and names people in manifests, mode 0600."""
         return self.root / "contribution.key"

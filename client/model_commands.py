@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringfence.client.calibrate_command import calibrate
+from ringfence.client.evaluate_command import evaluate
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, new_application, note
 from ringfence.model.errors import ConfigError
@@ -21,6 +23,10 @@ application = new_application("model", "Pull releases of the detector, verify th
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
 ]
+
+
+application.command(epilog="Example: ringfence model evaluate labelled.jsonl --capacity 0.05")(evaluate)
+application.command(epilog="Example: ringfence model calibrate labelled.jsonl")(calibrate)
 
 
 @application.callback()

@@ -74,14 +74,16 @@ def score(
     With --json each score is one JSON object on its own line, so that a stream stays a stream. A line that cannot be read
     ends the command with exit code 4 after the scores of the lines before it, unless --skip-bad is given.
     """
+    from ringfence.client.local_calibration import calibrated
     from ringfence.client.score_stream import score_stream
     from ringfence.model.detector import Detector
     from ringfence.model.errors import ConfigError
     from ringfence.model.jsonl_reader import STANDARD_INPUT, SkippedLines, read_conversations
     from ringfence.model.language import LanguageWatch
 
-    folder = model if model is not None else _release_in_use(MemberHome.locate(home))
-    detector = Detector.load(folder)
+    located = MemberHome.locate(home)
+    folder = model if model is not None else _release_in_use(located)
+    detector = calibrated(Detector.load(folder), located)
     if stream:
         if top is not None or explain:
             raise ConfigError(

@@ -6,6 +6,7 @@ and ``calibration.json``. Loading refuses whatever could score something else th
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -75,6 +76,10 @@ class FeatureSource(Protocol):
     @property
     def files(self) -> Mapping[str, bytes]:
         """Name of each file -> its content; a release carries them."""
+
+    @property
+    def warm_start(self) -> Float64Array:
+        """Parameters of the linear head that everybody starts from, (dimension + 1,) float64; public."""
 
     def rows_of(
         self, conversations: Sequence[Conversation], prefixes: Sequence[float] = (1.0,)
@@ -181,6 +186,16 @@ class Detector:
     def score_many(self, conversations: Iterable[Conversation]) -> Iterator[Score]:
         """Yield one score a conversation, in order, holding one conversation at a time."""
         return map(self.score, conversations)
+
+    def public_start(self) -> Detector:
+        """Return the detector that its training started from: the same features and architecture, nothing private."""
+        start = ARCHITECTURES[self.architecture].initial(self.feature_set)
+        return Detector(self.feature_set, start, self.architecture)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what decides a score, in hexadecimal; the calibration takes no part in it."""
+        named = f"{self.architecture}|{self.feature_set.fingerprint}|".encode()
+        return hashlib.sha256(named + self.parameters.tobytes()).hexdigest()
 
     def config(self) -> DetectorConfig:
         """Return what `save` writes beside the parameters."""

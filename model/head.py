@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,13 @@ import numpy.typing as npt
 from ringfence.model.errors import ConfigError, ReleaseError
 from ringfence.model.stage_features import DIMENSION
 
-if TYPE_CHECKING:
-    from ringfence.model.feature_set import FeatureSet
+
+class PublicStart(Protocol):
+    """What heads start from: a frozen public feature set."""
+
+    @property
+    def warm_start(self) -> npt.NDArray[np.float64]:
+        """Parameters of the linear head, fitted without privacy on the public simulation, (d + 1,) float64."""
 
 
 class Architecture(Protocol):
@@ -26,7 +31,7 @@ class Architecture(Protocol):
     def parameter_count(self, dimension: int) -> int:
         """Return how many parameters a head on features of this dimension has."""
 
-    def initial(self, feature_set: FeatureSet) -> npt.NDArray[np.float64]:
+    def initial(self, feature_set: PublicStart) -> npt.NDArray[np.float64]:
         """Return the parameters that training starts from, (p,) float64; public, the same for every member."""
 
     def logits(
@@ -48,7 +53,7 @@ class LinearHead:
         """Return the features' dimension and one."""
         return dimension + 1
 
-    def initial(self, feature_set: FeatureSet) -> npt.NDArray[np.float64]:
+    def initial(self, feature_set: PublicStart) -> npt.NDArray[np.float64]:
         """Return the warm start that ships with the features, fitted without privacy on the public simulation."""
         return feature_set.warm_start.copy()
 
@@ -80,7 +85,7 @@ class HiddenLayerHead:
         """Return the number of weights of both layers, biases included."""
         return self.UNITS * (dimension + 1) + self.UNITS + 1
 
-    def initial(self, feature_set: FeatureSet) -> npt.NDArray[np.float64]:
+    def initial(self, feature_set: PublicStart) -> npt.NDArray[np.float64]:
         """Return a start that scores exactly as the linear warm start does, with hidden units that all differ.
 
         relu(a) - relu(-a) = a, so units in pairs of opposite sign carry a linear function; each pair carries its share of

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ringfence.model.conversation import Conversation, Message
-from ringfence.model.detector import Detector
+from ringfence.model.detector import Detector, Float64Array
 from ringfence.model.feature_set import STAGE_NAMES
 
 
@@ -96,3 +96,17 @@ def timeline(detector: Detector, conversation: Conversation) -> tuple[RunningSco
         )
         for index, stage in enumerate(np.argmax(tags, axis=1))
     )
+
+
+def running_logits(detectors: tuple[Detector, ...], conversation: Conversation) -> tuple[Float64Array, ...]:
+    """Return the score after each message by each of several detectors on the same features, (messages,) float64 each.
+
+    A conversation without messages has one score: that of nothing said.
+    """
+    features = detectors[0].feature_set
+    rows = (
+        features.rows_of_beginnings(conversation)
+        if conversation.messages
+        else features.rows_of([conversation])[:, 0]
+    )
+    return tuple(detector.logits(rows) for detector in detectors)

@@ -1,0 +1,175 @@
+"""``ringfence model evaluate``: a release on the member's own labelled conversations. Nothing of it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ringfence.client.member_home import MemberHome
+from ringfence.model.console import JsonOption, emit, note
+from ringfence.model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ringfence.model.member_evaluation import MemberEvaluation, Ranking
+
+FIGURES_FILE = "evaluation.json"
+TABLE_FILE = "evaluation.md"
+
+
+def evaluate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Labelled conversations; those of member.toml by default.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", help="A release folder; the member's release in use by default.")
+    ] = None,
+    capacity: Annotated[
+        float, typer.Option("--capacity", help="Share of conversations that reviewers have time for.")
+    ] = 0.05,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A new folder for figures and pictures; one in --home by default."),
+    ] = None,
+    plots: Annotated[
+        bool, typer.Option("--plots/--no-plots", help="Draw pictures (needs matplotlib).")
+    ] = True,
+    home: Annotated[
+        Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a release on one's own labelled conversations: ranking, calibration, how early, on which parts.
+
+    Table and pictures go to a folder that only its owner can read. They hold no text and no names; they have no noise either,
+    so they stay here.
+    """
+    import numpy as np
+
+    from ringfence.client.local_calibration import calibrated
+    from ringfence.client.own_labelled import own_labelled
+    from ringfence.model.detector import Detector
+    from ringfence.model.member_evaluation import evaluate_scores, figures, score_conversations
+
+    if not 0 < capacity <= 1:
+        raise ConfigError(
+            "A review capacity here is a share of the conversations.",
+            hint="Give a number in (0, 1], as 0.05.",
+        )
+    located = MemberHome.locate(home)
+    folder = model if model is not None else _release_in_use(located)
+    detector = calibrated(Detector.load(folder), located)
+    with own_labelled(located, files) as conversations:
+        scored = score_conversations(detector, detector.public_start(), conversations)
+    found = evaluate_scores(
+        scored,
+        probabilities=detector.calibration.probabilities,
+        capacity=capacity,
+        rng=np.random.default_rng(0),
+    )
+    target = _new_folder(out, located, release=folder.resolve().name)
+    table = evaluation_table(found, release=folder.resolve().name, calibration=detector.calibration.fitted_on)
+    _write(target / FIGURES_FILE, json.dumps(figures(found), indent=2) + "\n")
+    _write(target / TABLE_FILE, table)
+    pictures: Sequence[Path] = ()
+    if plots:
+        from ringfence.client.evaluation_plots import draw_evaluation
+
+        pictures = draw_evaluation(target, found, scored, probabilities=detector.calibration.probabilities)
+    emit(
+        f"{table}\nWritten to {target}\nNext: ringfence model calibrate, or: ringfence score --capacity 50/day FILE",
+        data={
+            "release": folder.resolve().name,
+            "folder": str(target),
+            "pictures": [path.name for path in pictures],
+            "figures": figures(found),
+        },
+        as_json=as_json,
+    )
+    note("These figures have no noise: they stay here. If this data took part in training, they flatter.")
+
+
+def evaluation_table(found: MemberEvaluation, *, release: str, calibration: str) -> str:
+    """Return the figures as Markdown tables, for people."""
+    early = found.early
+    lines = [
+        f"# {release} on {found.conversations:,} conversations, {found.positives:,} of them positive",
+        "",
+        f"| | AUROC (95 %) | average precision (95 %) | precision at {found.capacity:.1%} | recall at {found.capacity:.1%} |",
+        "|---|---|---|---|---|",
+        _row("this release", found.release),
+        _row("public head, before any training", found.public_head),
+        "",
+        f"Calibration ({calibration}): mean distance {found.calibration_error:.3f}, Brier score {found.brier:.4f}.",
+        "",
+        "| probability | conversations | said | so |",
+        "|---|---|---|---|",
+        *(
+            f"| {item.low:.1f} to {item.high:.1f} | {item.count:,} | {_number(item.mean_probability)} "
+            f"| {_number(item.positives)} |"
+            for item in found.calibration
+        ),
+        "",
+        (
+            f"Early detection, a warning at probability {found.early_threshold:.3f} stays: {early.warned:.1%} warned about, "
+            f"precision {_number(early.precision)}, recall {early.recall:.3f}, F1 {early.f1:.3f}, speed {_number(early.speed)}, "
+            f"latency-weighted F1 {early.f_latency:.3f}, ERDE5 {early.erde_5:.3f}, ERDE50 {early.erde_50:.3f}, "
+            f"median delay {_number(early.median_delay, digits=0)} messages."
+        ),
+        "",
+        "| share of each conversation seen | AUROC | average precision |",
+        "|---|---|---|",
+        *(f"| {share:.0%} | {auroc:.3f} | {precision:.3f} |" for share, auroc, precision in found.seen),
+        "",
+        "| part | conversations | positives | AUROC | average precision |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {part.name} | {part.count:,} | {part.positives:,} | {_number(part.auroc)} "
+            f"| {_number(part.average_precision)} |"
+            for part in found.slices
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, ranking: Ranking) -> str:
+    auroc, precision = ranking.auroc, ranking.average_precision
+    return (
+        f"| {name} | {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f}) "
+        f"| {precision.value:.3f} ({precision.low:.3f} to {precision.high:.3f}) "
+        f"| {ranking.precision_at_capacity:.3f} | {ranking.recall_at_capacity:.3f} |"
+    )
+
+
+def _number(value: float | None, *, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _release_in_use(home: MemberHome) -> Path:
+    from ringfence.client.releases import ReleaseStore
+
+    return ReleaseStore(home).current()
+
+
+def _new_folder(given: Path | None, home: MemberHome, *, release: str) -> Path:
+    stamp = datetime.now(tz=UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    folder = given if given is not None else home.evaluations / f"{release}-{stamp}"
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} is there already.", hint="Name a new folder with --out.") from error
+    except OSError as error:
+        raise ConfigError(f"Cannot make {folder}: {error.strerror}.", hint="Choose another --out.") from error
+    # Whatever the umask or an inherited default says.
+    folder.chmod(0o700)
+    return folder
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(text, encoding="utf-8")
