@@ -19,7 +19,7 @@ install: $(INSTALLED) ## create .venv with everything (once)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_SOURCE) torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[serve,train,coordinator,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[serve,train,minilm,coordinator,dev]"
 	@touch $(INSTALLED)
 
 demo: $(INSTALLED) ## the whole federation on this machine, on real input

@@ -100,4 +100,6 @@ def _open_session(model: bytes) -> Any:  # noqa: ANN401 - onnxruntime has no typ
 
 
 def _not_agreed() -> ReleaseError:
-    return ReleaseError("The sentence encoder's files are not in the agreed form.", hint="Pull the release again.")
+    return ReleaseError(
+        "The sentence encoder's files are not in the agreed form.", hint="Pull the release again."
+    )

@@ -89,7 +89,9 @@ class Remembering:
         self._known: dict[bytes, Floats] = {}
         if cache is not None and cache.exists():
             with np.load(cache, allow_pickle=False) as stored:
-                self._known = {bytes(key): row for key, row in zip(stored["keys"], stored["rows"], strict=True)}
+                self._known = {
+                    bytes(key): row for key, row in zip(stored["keys"], stored["rows"], strict=True)
+                }
 
     def encode(self, texts: Sequence[str]) -> Floats:
         """Return one unit vector a text, (n, 384) float32."""
@@ -97,7 +99,11 @@ class Remembering:
         for key, text in zip(keys, texts, strict=True):
             if key not in self._known:
                 self._known[key] = self._encoder.encode([text])[0]
-        return np.stack([self._known[key] for key in keys]) if keys else np.zeros((0, self.dimension), np.float32)
+        return (
+            np.stack([self._known[key] for key in keys])
+            if keys
+            else np.zeros((0, self.dimension), np.float32)
+        )
 
     def save(self) -> None:
         """Write the vectors, if a file was given."""
