@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from ringfence.model.conversation import Conversation, Message
-from ringfence.model.errors import ReleaseError, TamperedError
 from ringfence.model.encoders import TABLE_FILE
+from ringfence.model.errors import ReleaseError, TamperedError
 from ringfence.model.feature_set import (
     MANIFEST_FILE,
     PUBLIC_FILE,
