@@ -50,11 +50,11 @@ class OnnxEncoder:
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
         except Exception as error:
             raise _not_agreed() from error
-        marks = [self._tokenizer.token_to_id(mark) for mark in (_FIRST_MARK, _LAST_MARK)]
+        first, last = (self._tokenizer.token_to_id(mark) for mark in (_FIRST_MARK, _LAST_MARK))
         shape = self._session.get_outputs()[0].shape
-        if None in marks or len(shape) != 3 or not isinstance(shape[2], int):
+        if first is None or last is None or len(shape) != 3 or not isinstance(shape[2], int):
             raise _not_agreed()
-        self._first, self._last = (int(mark) for mark in marks)
+        self._first, self._last = first, last
         self._inputs = {item.name for item in self._session.get_inputs()}
         self.dimension = shape[2]
 
@@ -75,8 +75,9 @@ class OnnxEncoder:
         ids = np.array([[self._first, *pieces[: MAXIMUM_PIECES - 2], self._last]], np.int64)
         given = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         last_layer = self._session.run(None, {name: given[name] for name in self._inputs})[0]
-        mean: npt.NDArray[np.float32] = last_layer[0].mean(axis=0, dtype=np.float32)
-        return mean / np.maximum(np.linalg.norm(mean), 1e-9)
+        mean = last_layer[0].mean(axis=0, dtype=np.float32)
+        unit: npt.NDArray[np.float32] = mean / np.maximum(np.linalg.norm(mean), 1e-9)
+        return unit
 
 
 def _open_session(model: bytes) -> Any:  # noqa: ANN401 - onnxruntime has no types
