@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ringfence.client.member_home import MemberHome
+from ringfence.client.service_command import install_service
 from ringfence.model.console import JsonOption, emit, new_application
 from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 
@@ -48,3 +49,8 @@ def run(
         data={"home": str(located.root)},
         as_json=as_json,
     )
+
+
+application.command("install-service", epilog="Example: ringfence agent install-service --user ringfence")(
+    install_service
+)

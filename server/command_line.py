@@ -20,6 +20,7 @@ from ringfence.server import (
     release_commands,
     run_commands,
     serve_commands,
+    service_command,
     trust_commands,
 )
 from ringfence.server.coordinator_home import CoordinatorHome
@@ -51,6 +52,9 @@ application.command(epilog="Example: ringfence-coordinator backup /srv/backups")
 application.command(epilog="Example: ringfence-coordinator restore my-federation-20260301T120000Z.tar")(
     backup_commands.restore
 )
+application.command(
+    "install-service", epilog="Example: ringfence-coordinator install-service --user ringfence"
+)(service_command.install_service)
 
 
 @application.command(epilog="Example: ringfence-coordinator init my-federation --server-name fl.example.org")

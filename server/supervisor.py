@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ringfence.model.errors import ConfigError, ConnectionFailedError, RingfenceError
+from ringfence.model.service_notice import ServiceNotice
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import HOME_VARIABLE, CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings, load_coordinator_settings
@@ -127,23 +128,29 @@ class Supervisor:
         }
         launcher = Launcher(home=self.home, settings=self.settings)
         keeper = RunKeeper(launcher=launcher)
+        notice, is_ready = ServiceNotice.from_environment(), False
         registry = MemberRegistry(open_database(self.home, settings=self.settings))
         certificate = ListenersRenewal(self.home, self.settings, now=lambda: datetime.now(UTC))
         try:
             while not stop.is_set():
                 self.claim.keep()
                 certificate.tick()  # first, so that nothing begins to listen with one that ran out
+                notice.alive()
                 for child in self.children:
                     child.keep_running(environment, now=time.monotonic())
                 try:
                     register_members(registry, control=launcher.control())
                     keeper.tick()
+                    if not is_ready:
+                        is_ready = True
+                        notice.ready(f"serving {self.settings.federation}")
                 except ConnectionFailedError:
                     pass  # the fleet service is starting
                 except RingfenceError as error:
                     log.warning("%s", error.message)
                 stop.wait(_TICK_S)
         finally:
+            notice.stopping()
             for child in reversed(self.children):
                 child.stop(timeout_s=_STOP_S)
 

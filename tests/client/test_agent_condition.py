@@ -100,7 +100,7 @@ def test_systemd_hears_of_the_start_the_connection_its_loss_and_each_beat(home: 
     connections = iter([None, ConnectionFailedError("Nobody answers.")])
 
     class Wire:
-        def receive(self) -> None:
+        def receive(self, *, stop: threading.Event) -> None:
             raise ConnectionFailedError("Lost.")
 
     @contextmanager
