@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -47,21 +48,33 @@ def main(grid: Grid, context: Context) -> None:
         }
 
     with run.work():
-        try:
-            channel = GridChannel(grid, group=run.name)
-            heads = LedgerHeads(database)
-            RoundLoop(run, channel=channel, roster=roster, heads=heads).carry_out()
-            Evaluation(run, channel=channel, roster=roster, heads=heads).carry_out()
-        except RunStoppedError:
-            run.add_event(event_now("stopped"))
-            return
-        except StorageError:
-            raise  # the run itself is sound: the coordinator starts it again from its last round
-        except RingfenceError as error:
-            _fail(run, error)
-            raise
-        run.add_event(event_now("completed"))
-        run.update(status="completed", reason="")
+        channel = GridChannel(grid, group=run.name)
+        heads = LedgerHeads(database)
+        rounds = RoundLoop(run, channel=channel, roster=roster, heads=heads)
+        evaluation = Evaluation(run, channel=channel, roster=roster, heads=heads)
+        see_through(run, rounds.carry_out, evaluation.carry_out)
+
+
+def see_through(run: Run, *parts: Callable[[], object]) -> None:
+    """Carry out the parts of a run, and note how it ended.
+
+    Raises:
+        StorageError: the database could not be used. The run stays under way: who keeps runs starts it again.
+        RingfenceError: the run failed, as is noted.
+    """
+    try:
+        for part in parts:
+            part()
+    except RunStoppedError:
+        run.add_event(event_now("stopped"))
+        return
+    except StorageError:
+        raise  # the run itself is sound: the coordinator starts it again from its last round
+    except RingfenceError as error:
+        _fail(run, error)
+        raise
+    run.add_event(event_now("completed"))
+    run.update(status="completed", reason="")
 
 
 def _fail(run: Run, error: RingfenceError) -> None:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
+from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError, StorageError
 from ringfence.server.flower_adapter import FlowerControl
 from ringfence.server.members import MemberRegistry
 from ringfence.server.run_launch import Launcher
@@ -59,6 +59,7 @@ class RunKeeper:
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     _unattended: dict[str, int] = field(default_factory=dict)
     _restarts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _damaged: set[str] = field(default_factory=set)
 
     def tick(self) -> None:
         """Look at every run once; call about once a second.
@@ -67,14 +68,25 @@ class RunKeeper:
             ConnectionFailedError: the fleet service does not answer.
         """
         for run in self.launcher.runs.all():
-            if run.record().status != "running" or run.has_worker():
-                self._unattended.pop(run.name, None)
-                continue
-            checks = self._unattended.get(run.name, 0) + 1
-            self._unattended[run.name] = checks
-            if checks >= _ORPHAN_CHECKS and (checks >= _STARTING_CHECKS or not self._is_starting(run)):
-                self._unattended.pop(run.name)
-                self._restart(run)
+            try:
+                self._attend(run)
+            except StorageError:
+                raise
+            except ConfigError as error:
+                # A run that cannot be read must not keep the others from being looked after.
+                if run.name not in self._damaged:
+                    log.error("run %s is left alone: %s", run.name, error.message)
+                self._damaged.add(run.name)
+
+    def _attend(self, run: Run) -> None:
+        if run.record().status != "running" or run.has_worker():
+            self._unattended.pop(run.name, None)
+            return
+        checks = self._unattended.get(run.name, 0) + 1
+        self._unattended[run.name] = checks
+        if checks >= _ORPHAN_CHECKS and (checks >= _STARTING_CHECKS or not self._is_starting(run)):
+            self._unattended.pop(run.name)
+            self._restart(run)
 
     def _is_starting(self, run: Run) -> bool:
         """Return whether a server app is on its way to the run."""

@@ -44,10 +44,9 @@ class LedgerHeads:
         head = self._read(member, signed_head)
         with self._database.transaction() as connection:
             kept = self.newest(member)
-            if kept:
-                known = self._read(member, kept)
-                if known.ledger == head.ledger and known.seq >= head.seq:
-                    return
+            known = self._kept(member, kept)
+            if known is not None and known.ledger == head.ledger and known.seq >= head.seq:
+                return
             connection.execute(ledger_heads.delete().where(ledger_heads.c.member == member))
             connection.execute(ledger_heads.insert().values(member=member, signed_head=signed_head))
 
@@ -64,6 +63,12 @@ class LedgerHeads:
         """
         kept = self.newest(member)
         return self._read(member, kept) if kept else None
+
+    def _kept(self, member: str, signed_head: bytes) -> LedgerHead | None:
+        try:
+            return self._read(member, signed_head) if signed_head else None
+        except PeerError:
+            return None  # signed by a key that the member had before: its present one decides
 
     def _read(self, member: str, signed_head: bytes) -> LedgerHead:
         key = serialization.load_pem_public_key(self._registry.get(member).identity_public_key.encode())

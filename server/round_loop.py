@@ -295,6 +295,7 @@ class RoundLoop:
             change = check_update(arrival.answer, question=state.question)
             self._heads.keep(state.roster[node].id, arrival.answer.ledger_head)
             state.changes[node] = change
+            state.refused.pop(node, None)  # the refusal was of the same question, asked before
             self._late.discard(node)
         except PeerError as error:
             log.warning("round %d: an answer is left out: %s", state.question.round, error.message)

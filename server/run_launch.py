@@ -172,7 +172,8 @@ class Launcher:
         run.update(status="failed", reason=reason)
         flower_run_id = run.record().flower_run_id
         if flower_run_id is not None:
-            self.control().stop_run(flower_run_id)
+            with contextlib.suppress(PeerError):  # whoever is started reads that the run failed, and ends
+                self.control().stop_run(flower_run_id)
 
     def _free_name(self, stem: str) -> str:
         taken = {run.name for run in self.runs.all()}

@@ -13,7 +13,7 @@ from databases import run_store
 from federation_harness import MadeFederation, make_federation
 from round_table import table_plan
 
-from ringfence.model.errors import ConnectionFailedError, PeerError
+from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.flower_adapter import RunState
 from ringfence.server.housekeeping import RunKeeper, register_members
@@ -183,6 +183,34 @@ def test_a_run_that_dies_again_and_again_at_one_round_fails_and_nobody_is_left_t
     assert run.record().status == "failed"
     assert "after round 0" in run.record().reason
     assert control.stopped[-1] == run.record().flower_run_id
+
+
+def test_a_run_that_cannot_be_read_does_not_keep_the_others_from_being_looked_after(
+    keeper: RunKeeper, control: FakeControl, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = run_store(tmp_path)
+    store.create("damaged", signed=SignedPlan(table_plan(), b"s" * 64), initial=np.zeros(2))
+    read = Run.record
+
+    def reading(self: Run) -> object:
+        if self.name == "damaged":
+            raise ConfigError("It cannot be read.")
+        return read(self)
+
+    monkeypatch.setattr(Run, "record", reading)
+    ticks(keeper, TICKS_OF_PATIENCE)
+    assert control.started == ["tiny"]
+
+
+def test_a_run_is_given_up_also_when_flower_is_away(
+    keeper: RunKeeper, control: FakeControl, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: FakeControl, run_id: int) -> bool:
+        raise ConnectionFailedError("away")
+
+    monkeypatch.setattr(FakeControl, "stop_run", away)
+    keeper.launcher.give_up(run, reason="it stopped again and again")
+    assert run.record().status == "failed"
 
 
 def test_progress_clears_the_count_of_restarts(keeper: RunKeeper, control: FakeControl, run: Run) -> None:
