@@ -40,17 +40,16 @@ def test_an_answer_after_a_refusal_of_the_same_question_counts_and_the_refusal_n
     """Asked twice because the first question seemed lost: both arrive, the first is refused, the second is answered."""
 
     def refuses_then_answers(request, before):
-        return Late(19.0, Refusal(RefusalCode.FAILED)) if before == 0 else Late(2.0, update(request))
+        return Late(16.0, Refusal(RefusalCode.FAILED)) if before == 0 else Late(4.0, update(request))
 
-    table = lay_table(
-        tmp_path,
-        honest,
-        refuses_then_answers,
-        plan=table_plan(rounds=1, minimum=2, deadline_s=45, attempts=1),
-    )
+    def unhurried(request, before):
+        return Late(30.0, update(request))
+
+    plan = table_plan(rounds=1, minimum=2, deadline_s=45, attempts=1)
+    table = lay_table(tmp_path, honest, refuses_then_answers, unhurried, plan=plan)
     table.loop().carry_out()
     assert table.channel.times_asked(2, round_=1) == 2
-    assert table.events("round") == [(1, 2, 0, 0)]
+    assert table.events("round") == [(1, 3, 0, 0)]
 
 
 def test_a_member_that_is_busy_for_good_costs_one_deadline_and_not_one_a_round(tmp_path: Path) -> None:
