@@ -43,7 +43,8 @@ def install_service(
         to=to,
         print_only=print_only,
         force=force,
-        following="ringfence status",
+        following="Next: systemctl daemon-reload && systemctl enable --now {name}\n"
+        "      then: systemctl status {name}, and: ringfence status",
         as_json=as_json,
     )
 

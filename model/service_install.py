@@ -101,7 +101,7 @@ def place_unit(
         to: the file; below /etc/systemd/system by default.
         print_only: write nothing.
         force: write over a unit that differs.
-        following: the command that shows whether it works.
+        following: the next commands, with {name} for the service.
         as_json: as the caller was asked.
 
     Raises:
@@ -109,7 +109,7 @@ def place_unit(
     """
     if print_only:
         emit(text.rstrip("\n"), data={"name": name, "unit": text, "user": user}, as_json=as_json)
-        note(f"Next: save it as {UNIT_FOLDER / name}.service, then: systemctl enable --now {name}")
+        note(f"Save it as {UNIT_FOLDER / name}.service.\n{following.format(name=name)}")
         return
     file = to or UNIT_FOLDER / f"{name}.service"
     write_unit(text, file=file, replace=force)
@@ -119,9 +119,7 @@ def place_unit(
     if user == "root":
         note("warning: it runs as root, because the folder is root's. Give it an account of its own: --user.")
     emit(
-        f"The unit is in {file}; it runs as {user}.\n"
-        f"Next: systemctl daemon-reload && systemctl enable --now {file.stem}\n"
-        f"      then: systemctl status {file.stem}, and: {following}",
+        f"The unit is in {file}; it runs as {user}.\n{following.format(name=file.stem)}",
         data={"name": file.stem, "file": str(file), "user": user, "complaints": complaints},
         as_json=as_json,
     )

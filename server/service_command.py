@@ -42,7 +42,8 @@ def install_service(
         to=to,
         print_only=print_only,
         force=force,
-        following="ringfence-coordinator doctor",
+        following="Next: systemctl daemon-reload && systemctl enable --now {name}\n"
+        "      then: systemctl status {name}, and: ringfence-coordinator doctor",
         as_json=as_json,
     )
 
