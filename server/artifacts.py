@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -20,10 +20,12 @@ from ringfence.model.errors import ConfigError, StorageError
 from ringfence.server.tables import artifacts
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 _RESTORE = "Restore it from a backup."
-_TIMEOUT = "30 seconds"
+_CLIENT: ClientConfig = {"timeout": "30 seconds", "connect_timeout": "10 seconds"}
+_RETRY: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +142,9 @@ def _open_store(place: Path | str) -> ObjectStore:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
         return LocalStore(place)
     try:
-        if urlsplit(place).scheme in ("http", "https", "file", ""):
-            raise ValueError("not a store that can be written")
-        return from_url(place, client_options={"timeout": _TIMEOUT})
+        if urlsplit(place).scheme not in _SCHEMES:
+            raise ValueError("not a store that lasts")
+        return from_url(place, client_options=_CLIENT, retry_config=_RETRY)
     except (BaseError, ValueError) as error:
         raise ConfigError(
             "artifacts_url is not the URL of an object store.",

@@ -10,6 +10,7 @@ import typer
 
 from ringfence.model.console import JsonOption, emit, new_application, run_application
 from ringfence.server import (
+    audit_commands,
     backup_commands,
     ca_commands,
     candidate_command,
@@ -48,6 +49,7 @@ application.command(epilog="Example: ringfence-coordinator serve-fleet --home /s
 application.command(epilog="Example: ringfence-coordinator serve-releases --home /srv/ringfence")(
     control_plane_commands.serve_releases
 )
+application.command(epilog="Example: ringfence-coordinator audit --last 20")(audit_commands.audit)
 application.command(epilog="Example: ringfence-coordinator backup /srv/backups")(backup_commands.backup)
 application.command(epilog="Example: ringfence-coordinator restore my-federation-20260301T120000Z.tar")(
     backup_commands.restore
