@@ -22,6 +22,7 @@ def backup(
     as_json: JsonOption = False,
 ) -> None:
     """Write everything that the coordinator would miss into one file, also while it serves."""
+    from ringfence.server.audit_events import AuditEvents
     from ringfence.server.backup import write_backup
     from ringfence.server.coordinator_database import open_artifacts, open_database
     from ringfence.server.coordinator_settings import load_coordinator_settings
@@ -29,15 +30,19 @@ def backup(
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
     now = datetime.now(UTC)
+    database = open_database(located, settings=settings)
     file = target / f"{settings.federation}-{now:%Y%m%dT%H%M%SZ}.tar" if target.is_dir() else target
     manifest = write_backup(
         file,
         home=located,
         federation=settings.federation,
-        database=open_database(located, settings=settings),
+        database=database,
         artifacts=open_artifacts(located, settings=settings),
         with_keys=with_keys,
         now=lambda: datetime.now(UTC),
+    )
+    AuditEvents(database).record(
+        "backup", subject=settings.federation, now=now, detail="with keys" if with_keys else ""
     )
     if with_keys:
         note(

@@ -331,3 +331,15 @@ def test_the_form_of_the_database_is_shown_and_upgraded(
     assert coordinate(federation.home, "db", "upgrade") == 0
     with serve_alone(open_database(federation.home), now=datetime.now(UTC)):
         assert coordinate(federation.home, "db", "upgrade") == 4
+
+
+def test_who_took_a_backup_with_keys_stands_in_the_audit_trail(
+    small: TrustFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    back_up(small, tmp_path / "backup.tar", "--with-keys")
+    capsys.readouterr()
+    assert coordinate(small.home, "audit", "--last", 1, "--json") == 0
+    (event,) = json.loads(capsys.readouterr().out)["data"]["events"]
+    assert (event["action"], event["subject"], event["detail"]) == ("backup", "example", "with keys")
+    assert coordinate(small.home, "audit") == 0
+    assert "with keys" in capsys.readouterr().out
