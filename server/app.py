@@ -17,6 +17,7 @@ from ringfence.server.evaluation import Evaluation
 from ringfence.server.flower_adapter import quieten_flower
 from ringfence.server.ledger_heads import LedgerHeads
 from ringfence.server.members import ActiveMembers, MemberRegistry
+from ringfence.server.parent_death import die_with_parent
 from ringfence.server.round_channel import GridChannel
 from ringfence.server.round_loop import RosterMember, RoundLoop, RunStoppedError
 from ringfence.server.run_store import Run, RunStore, event_now
@@ -29,6 +30,9 @@ log = logging.getLogger("ringfence.rounds")
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run that the configuration names, from its latest checkpoint."""
     log_to_stderr(LogFormat(os.environ.get(VARIABLE, LogFormat.TEXT)))
+    # Without its starter nobody watches it, and ending in good order it would wait for a fleet service that may be gone
+    # as well, and keep the run from whoever comes next.
+    die_with_parent()
     quieten_flower()
     name = context.run_config.get("run")
     if not isinstance(name, str):

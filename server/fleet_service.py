@@ -16,7 +16,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from typing import Any
 import uvicorn
 
 from ringfence.model.atomic_file import write_atomically
-from ringfence.model.errors import ConfigError, ConnectionFailedError
+from ringfence.model.errors import ConfigError, ConnectionFailedError, RingfenceError
+from ringfence.model.settings_file import split_address
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.fleet_gateway import (
     FleetGateway,
@@ -143,7 +144,7 @@ async def serve_fleet(
         )
     )
     with (
-        _listen(private) as inner_socket,
+        listen_privately(home, private) as inner_socket,
         _listen(public) as outer_socket,
         serve_metrics(metrics_address, metrics.collector),
     ):
@@ -169,6 +170,23 @@ async def _show_renewed(
                 log.info("the listeners show a renewed certificate")
         except (ConfigError, OSError) as error:
             log.error("the renewed certificate cannot be shown: %s", error)
+
+
+def listen_privately(home: CoordinatorHome, configured: tuple[str, int]) -> socket.socket:
+    """Listen where the life before this one did, if the port is free: server apps that outlived it find it again.
+
+    Args:
+        home: the coordinator's folder.
+        configured: loopback host and port; port 0 lets the system choose.
+
+    Raises:
+        ConfigError: the configured port is taken. The operator's to mend.
+    """
+    host, port = configured
+    if port == 0:
+        with suppress(RingfenceError, ValueError):
+            return _listen((host, split_address(read_private_address(home))[1]))
+    return _listen(configured)
 
 
 class _Server(uvicorn.Server):

@@ -58,6 +58,7 @@ class RunKeeper:
     launcher: Launcher
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     _unattended: dict[str, int] = field(default_factory=dict)
+    _attended: dict[str, int | None] = field(default_factory=dict)
     _restarts: dict[str, tuple[int, int]] = field(default_factory=dict)
     _damaged: set[str] = field(default_factory=set)
 
@@ -79,8 +80,10 @@ class RunKeeper:
                 self._damaged.add(run.name)
 
     def _attend(self, run: Run) -> None:
-        if run.record().status != "running" or run.has_worker():
+        record = run.record()
+        if record.status != "running" or run.has_worker():
             self._unattended.pop(run.name, None)
+            self._attended[run.name] = record.flower_run_id
             return
         checks = self._unattended.get(run.name, 0) + 1
         self._unattended[run.name] = checks
@@ -94,6 +97,8 @@ class RunKeeper:
         flower_run_id = run.record().flower_run_id
         if started_at is None or started_at < self.since or flower_run_id is None:
             return False
+        if self._attended.get(run.name) == flower_run_id:
+            return False  # it came, and is gone: Flower would miss it only after a minute
         state = self.launcher.control().run_state(flower_run_id)
         return state is not None and state.status != "finished"
 

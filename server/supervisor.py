@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from ringfence.server.flower_adapter import quiet_environment, superexec_command
 from ringfence.server.housekeeping import RunKeeper, register_members
 from ringfence.server.listeners_renewal import ListenersRenewal
 from ringfence.server.members import MemberRegistry
+from ringfence.server.parent_death import stop_with_parent
 from ringfence.server.run_launch import Launcher
 from ringfence.server.serving_claim import ServingClaim, serve_alone
 
@@ -33,8 +33,6 @@ _STOP_S = 10.0
 _MAX_WAIT_S = 30.0
 _BAD_INPUT = 4
 _STANDARD_ERROR = 2
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
 
 
 @dataclass(slots=True)
@@ -49,12 +47,13 @@ class Child:
     name: str
     command: Callable[[], Sequence[str] | None]
     process: subprocess.Popen[bytes] | None = None
+    started_as: Sequence[str] = ()
     failures: int = 0
     not_before: float = 0.0
     started_at: float = 0.0
 
     def keep_running(self, environment: Mapping[str, str], *, now: float) -> None:
-        """Start the process if it does not run, waiting longer after each failure.
+        """Start the process if it does not run, waiting longer after each failure; start it anew if its command changed.
 
         Raises:
             ConfigError: it ended because of what the operator configured; starting it again would not help.
@@ -68,18 +67,22 @@ class Child:
             wait_s = min(_MAX_WAIT_S, 0.5 * 2**self.failures)
             self.not_before = now + wait_s
             log.warning("%s ended with %d; starting it again in %.0f s", self.name, code, wait_s)
-        if self.process is None and now >= self.not_before:
-            command = self.command()
-            if command is not None:
-                # A session of its own: Ctrl-C reaches the supervisor, which stops its children in order.
-                self.process = subprocess.Popen(
-                    command,
-                    env=dict(environment),
-                    stdout=_STANDARD_ERROR,  # standard output is the supervisor's own result
-                    start_new_session=True,
-                    preexec_fn=_end_with_parent,
-                )
-                self.started_at = now
+        command = self.command()
+        if self.process is not None and command is not None and command != self.started_as:
+            # The run starter is told the fleet service's address as it starts, and asks there for ever.
+            log.info("%s is started again with another command", self.name)
+            self.stop(timeout_s=_STOP_S)
+            self.process = None
+        if self.process is None and now >= self.not_before and command is not None:
+            # A session of its own: Ctrl-C reaches the supervisor, which stops its children in order.
+            self.process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdout=_STANDARD_ERROR,  # standard output is the supervisor's own result
+                start_new_session=True,
+                preexec_fn=stop_with_parent,
+            )
+            self.started_as, self.started_at = command, now
 
     def stop(self, *, timeout_s: float) -> None:
         """End the process, and by force what is left of its session after ``timeout_s``."""
@@ -153,12 +156,6 @@ class Supervisor:
             notice.stopping()
             for child in reversed(self.children):
                 child.stop(timeout_s=_STOP_S)
-
-
-def _end_with_parent() -> None:
-    """Have this process told to stop when its supervisor is gone: an orphan would hold the ports against the next one."""
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def supervise(home: CoordinatorHome, *, stop: threading.Event) -> None:

@@ -165,6 +165,32 @@ def test_patience_begins_anew_when_somebody_was_at_work(
     assert control.started == []
 
 
+def test_a_server_app_that_came_and_died_is_not_waited_for_as_if_it_were_on_its_way(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    """Flower misses a dead server app only when its heartbeat has been away for a minute."""
+    control.state = RunState(status="running", outcome="", details="")
+    with run.work():
+        ticks(keeper, 1)
+    ticks(keeper, TICKS_OF_PATIENCE - 1)
+    assert control.started == []
+    ticks(keeper, 1)
+    assert control.started == ["tiny"]
+    ticks(keeper, TICKS_OF_STARTING - 1)
+    assert control.started == ["tiny"], "the next one is waited for"
+
+
+def test_a_run_that_was_resumed_between_two_looks_waits_for_its_new_server_app(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    control.state = UNDER_WAY
+    with run.work():
+        ticks(keeper, 1)
+    run.update(flower_run_id=8)
+    ticks(keeper, TICKS_OF_STARTING - 1)
+    assert control.started == []
+
+
 @pytest.mark.parametrize("status", ["created", "completed", "failed", "stopped"])
 def test_only_a_run_that_should_run_is_started(
     keeper: RunKeeper, control: FakeControl, run: Run, status: str

@@ -90,6 +90,29 @@ def test_a_child_that_cannot_be_started_yet_is_tried_later(child: Child) -> None
     assert child.process is not None
 
 
+def test_a_child_whose_command_changed_is_started_anew(child: Child) -> None:
+    """The run starter is given the fleet service's address as it starts, and would ask at an old one for ever."""
+    child.keep_running({}, now=0.0)
+    first = child.process
+    assert first is not None
+    child.command = lambda: [*SLEEPS, "another"]
+    child.keep_running({}, now=1.0)
+    assert first.poll() is not None
+    assert child.process is not None
+    assert child.process.poll() is None
+    assert child.process.pid != first.pid
+
+
+def test_a_child_whose_command_is_not_known_for_a_while_goes_on(child: Child) -> None:
+    child.keep_running({}, now=0.0)
+    first = child.process
+    child.command = lambda: None
+    child.keep_running({}, now=1.0)
+    assert child.process is first
+    assert first is not None
+    assert first.poll() is None
+
+
 def test_a_deaf_child_is_killed_with_its_own_children(child: Child) -> None:
     child.command = lambda: DEAF
     child.keep_running({}, now=0.0)
