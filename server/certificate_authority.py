@@ -33,6 +33,7 @@ from ringfence.server.root_authority import BACKDATE, create_root, key_usage, si
 SERVER_LIFETIME = timedelta(days=90)
 MEMBER_LIFETIME = timedelta(days=7)
 RENEW_AT = 2 / 3
+_LOOPBACK = "127.0.0.1"
 """The share of its life after which a certificate is renewed."""
 
 
@@ -244,7 +245,7 @@ def write_server_certificate(
         if home.server_key_file.exists()
         else make_transport_key(home.server_key_file)
     )
-    chain = authority.issue_server_certificate(names, public_key=key.public_key(), now=now)
+    chain = authority.issue_server_certificate(listener_names(names), public_key=key.public_key(), now=now)
     try:
         write_atomically(home.server_certificate_file, chain, mode=0o644)
     except OSError as error:
@@ -261,8 +262,13 @@ def server_certificate_is_due(home: CoordinatorHome, *, names: Sequence[str], no
     except (OSError, ValueError, x509.ExtensionNotFound):
         return True
     ends_at, begins_at = present.not_valid_after_utc, present.not_valid_before_utc
-    wanted = [_general_name(name) for name in names]
+    wanted = [_general_name(name) for name in listener_names(names)]
     return now >= begins_at + (ends_at - begins_at) * RENEW_AT or list(named) != wanted
+
+
+def listener_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in the listeners' certificate: the given ones, and that of the coordinator's own loopback listener."""
+    return tuple(dict.fromkeys((*names, _LOOPBACK)))
 
 
 def _general_name(name: str) -> x509.GeneralName:

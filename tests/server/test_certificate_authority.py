@@ -124,6 +124,20 @@ def test_the_listeners_certificate_is_due_after_two_thirds_of_its_life(
     assert server_certificate_is_due(home, names=("localhost", "192.0.2.7"), now=later)
 
 
+def test_a_coordinator_with_a_name_of_its_own_still_reaches_its_own_loopback_listener(
+    home: CoordinatorHome,
+) -> None:
+    """On a real host nobody names 127.0.0.1, and the run starter verifies the private listener by it all the same."""
+    now = datetime.now(UTC)
+    authority = load_certificate_authority(home, federation="north")
+    write_server_certificate(home, authority=authority, names=("fleet.example.org",), now=now)
+    made = x509.load_pem_x509_certificate(home.server_certificate_file.read_bytes())
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["fleet.example.org"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
+    assert not server_certificate_is_due(home, names=("fleet.example.org",), now=now)
+
+
 def test_the_commands_show_the_authority_and_renew_it(home: CoordinatorHome, tmp_path: Path) -> None:
     away = tmp_path / "root.key"
     home.root_key_file.rename(away)
