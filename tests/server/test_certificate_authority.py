@@ -129,7 +129,7 @@ def test_a_coordinator_with_a_name_of_its_own_still_reaches_its_own_loopback_lis
 ) -> None:
     """On a real host nobody names 127.0.0.1, and the run starter verifies the private listener by it all the same."""
     now = datetime.now(UTC)
-    authority = load_certificate_authority(home, federation="north")
+    authority = load_certificate_authority(home, federation="example")
     write_server_certificate(home, authority=authority, names=("fleet.example.org",), now=now)
     made = x509.load_pem_x509_certificate(home.server_certificate_file.read_bytes())
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
