@@ -17,6 +17,7 @@ from ringfence.client import (
     join_commands,
     model_commands,
     policy_commands,
+    runs_commands,
     score_command,
     status_command,
 )
@@ -35,6 +36,7 @@ for _group in (
     audit_commands,
     budget_commands,
     evidence_commands,
+    runs_commands,
 ):
     application.add_typer(_group.application)
 application.command(epilog="Example: ringfence join rfj1.WyIx.fDAw --data conversations.jsonl")(

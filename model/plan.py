@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ringfence.model.errors import ConfigError
+from ringfence.model.toml_lines import line_of_key
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -165,23 +166,30 @@ def load_plan(path: Path) -> Plan:
     Raises:
         ConfigError: the file is missing, is not TOML, or is not a plan. The operator's fault.
     """
+    text = ""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Plan.model_validate(values)
+        text = path.read_text(encoding="utf-8")
+        return Plan.model_validate(tomllib.loads(text))
     except OSError as error:
         raise ConfigError(f"Cannot read the plan {path}: {error.strerror}", hint="Check the path.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="Correct the line that is named.") from error
     except ValidationError as error:
         raise ConfigError(
-            f"{path} is not a plan: {describe(error)}", hint="Correct the named fields."
+            f"{path} is not a plan: {describe(error, toml=text)}", hint="Correct the named fields."
         ) from error
 
 
-def describe(error: ValidationError) -> str:
-    """Return each field of a validation error with its reason, without the rejected values."""
+def describe(error: ValidationError, *, toml: str = "") -> str:
+    """Return each field of a validation error with its reason, without the rejected values.
+
+    Args:
+        error: of a pydantic model.
+        toml: the file that the values come from; with it, the line of each field that stands there is named.
+    """
     parts = []
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         where = ".".join(str(step) for step in item["loc"]) or "the whole"
-        parts.append(f"{where}: {item['msg']}")
+        line = line_of_key(toml, item["loc"])
+        parts.append(f"{f'line {line}, ' if line else ''}{where}: {item['msg']}")
     return "; ".join(parts)

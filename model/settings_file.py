@@ -56,7 +56,8 @@ def read_settings(
     """
     variables = os.environ if environment is None else environment
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(
             f"Cannot read {path}: {error.strerror}", hint="Check --home, or set this side up first."
@@ -74,7 +75,7 @@ def read_settings(
     except ValidationError as error:
         also = f" (with {', '.join(overridden)} from the environment)" if overridden else ""
         raise ConfigError(
-            f"{path} is not valid{also}: {describe(error)}", hint="Correct the named fields."
+            f"{path} is not valid{also}: {describe(error, toml=text)}", hint="Correct the named fields."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,10 @@ from federation_harness import free_port, wait_until
 from round_table import table_plan
 from trust_harness import TrustFederation, make_trust_federation
 
+from ringfence.client.command_line import application
 from ringfence.client.federation_client import FederationClient
+from ringfence.client.member_settings import load_member_settings, save_member_settings
+from ringfence.model.console import run_application
 from ringfence.model.errors import (
     ConnectionFailedError,
     DeadlineError,
@@ -257,3 +261,31 @@ def test_a_member_that_calls_too_often_is_told_to_wait_and_the_others_are_served
         assert found.retry_after_s == 60.0  # a thousand seconds, cut to what a client is ever told
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         FederationClient(federation.channel("beta", address)).list_runs()
+
+
+def test_a_member_sees_the_runs_by_its_own_commands(
+    federation: TrustFederation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(federation, "one")
+    add_round(run, 1)
+    run.update(status="completed")
+    home = str(federation.members["acme"].root)
+    port = federation.settings.release_address
+    member = federation.members["acme"]
+    member_settings = load_member_settings(member).model_copy(update={"release_address": port})
+    save_member_settings(member, settings=member_settings)
+    with federation.serving():
+        assert run_application(application, ["runs", "list", "--home", home, "--json"]) == 0
+        listed = json.loads(capsys.readouterr().out)["data"]["runs"]
+        assert [(one["name"], one["rounds_done"]) for one in listed] == [("one", 1)]
+        assert run_application(application, ["runs", "show", "one", "--home", home]) == 0
+        assert "round 1 of 2: 2 members" in capsys.readouterr().out
+        assert run_application(application, ["runs", "watch", "one", "--home", home]) == 0
+        watched = capsys.readouterr()
+        assert "round 1 of 2: 2 members" in watched.err
+        assert "Next: ringfence model list" in watched.out
+        assert run_application(application, ["runs", "show", "none", "--home", home]) == 1
+        new_run(federation, "endless")
+        arguments = ["runs", "watch", "endless", "--home", home, "--timeout", "1"]
+        assert run_application(application, arguments) == 3
+    assert "Traceback" not in capsys.readouterr().err
