@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +65,15 @@ def score(
             "--most-conversations", min=1, help="With --stream: held at once, about 3 kB each; the oldest go."
         ),
     ] = 100_000,
+    capacity: Annotated[
+        str | None,
+        typer.Option(
+            "--capacity", help="Print what reviewers have time for, as 50/day, by a threshold that is kept."
+        ),
+    ] = None,
+    new_threshold: Annotated[
+        bool, typer.Option("--new-threshold", help="With --capacity: choose the threshold anew.")
+    ] = False,
     home: Annotated[
         Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
     ] = None,
@@ -80,26 +90,37 @@ def score(
     from ringfence.model.errors import ConfigError
     from ringfence.model.jsonl_reader import STANDARD_INPUT, SkippedLines, read_conversations
     from ringfence.model.language import LanguageWatch
+    from ringfence.model.review_capacity import parse_capacity
 
     located = MemberHome.locate(home)
     folder = model if model is not None else _release_in_use(located)
     detector = calibrated(Detector.load(folder), located)
     if stream:
-        if top is not None or explain:
+        if top is not None or explain or capacity is not None:
             raise ConfigError(
-                "A stream of messages has no highest scores and no explanation.",
-                hint="Leave out --top and --explain, or score whole conversations.",
+                "A stream of messages has no highest scores, no explanation and no queue.",
+                hint="Leave out --top, --explain and --capacity, or score whole conversations.",
             )
         count = score_stream(detector, source, skip_bad=skip_bad, most=most_conversations, as_json=as_json)
         _verdict(count, folder)
         note("Next: ringfence score --top 10 --explain FILE, to see which messages raise a score.")
         return
+    if capacity is not None and (top is not None or explain):
+        raise ConfigError(
+            "A review queue is neither a number of highest scores nor an explanation.",
+            hint="Leave out --top and --explain; explain single conversations afterwards.",
+        )
     skipped = SkippedLines() if skip_bad else None
     # Encoding many at once is faster; a stream that a person or a service feeds must not wait for the next line.
     together = 1 if source == STANDARD_INPUT else _BATCH
     watched = LanguageWatch(read_conversations(source, skipped=skipped))
-    lines = _lines(detector, iter(watched), together=together, explain=explain)
-    chosen = lines if top is None else _highest(lines, top)
+    chosen: Iterable[_Line]
+    if capacity is not None:
+        per_day = parse_capacity(capacity)
+        chosen = _queue(detector, iter(watched), home=located, per_day=per_day, choose_anew=new_threshold)
+    else:
+        lines = _lines(detector, iter(watched), together=together, explain=explain)
+        chosen = lines if top is None else _highest(lines, top)
     printed = 0
     if not as_json:
         typer.echo(f"{'probability':>11}  {'score':>8}  conversation")
@@ -139,6 +160,48 @@ def _lines(
                 yield _Line(found, explanation_of(detector, conversation), timeline(detector, conversation))
             else:
                 yield _Line(found, None)
+        if failure is not None:
+            raise failure
+
+
+def _queue(
+    detector: Detector,
+    conversations: Iterator[Conversation],
+    *,
+    home: MemberHome,
+    per_day: float,
+    choose_anew: bool,
+) -> Iterator[_Line]:
+    from ringfence.client.review_queue import review
+
+    found = review(
+        detector,
+        _with_scores(detector, conversations),
+        home=home,
+        per_day=per_day,
+        today=datetime.now(tz=UTC).date(),
+        choose_anew=choose_anew,
+    )
+    yield from (_Line(score, None) for score in found.flagged)
+    threshold = found.threshold
+    note(
+        f"{len(found.flagged)} of {found.scored} conversations score {threshold.score:+.2f} or more, the threshold for "
+        f"{threshold.per_day:g} a day; {'just chosen' if found.is_new else 'chosen'} on {threshold.days} days up to "
+        f"{threshold.last_day}."
+    )
+    if found.drift is not None:
+        note(
+            f"warning: {found.drift.found_per_day:.1f} a day were flagged on the newest {found.drift.days} days, where "
+            f"{found.drift.expected_per_day:.1f} were expected: the conversations changed, or the release no longer fits them."
+        )
+        note("  fix: ringfence model evaluate, then --new-threshold if the scores still order well.")
+
+
+def _with_scores(
+    detector: Detector, conversations: Iterator[Conversation]
+) -> Iterator[tuple[Conversation, Score]]:
+    for held, failure in _batches(conversations, _BATCH):
+        yield from zip(held, detector.score_together(held), strict=True)
         if failure is not None:
             raise failure
 

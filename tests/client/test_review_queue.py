@@ -1,0 +1,148 @@
+"""``ringfence score --capacity``: what reviewers have time for, by a threshold that is kept, with a warning of drift."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ringfence.client.score_command import score
+from ringfence.model.console import new_application, run_application
+from ringfence.model.detector import Detector
+from ringfence.model.feature_set import load_feature_set
+
+PATTERN = ["how old are you", "keep this a secret between us", "can we meet alone", "add me on another app"]
+HARMLESS = ["good game", "nice weather today", "what did you cook", "see you on the raid tonight"]
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ringfence-detector-0.0.0")
+    features = load_feature_set()
+    Detector(features, features.warm_start).save(folder)
+    return folder
+
+
+def run(*arguments: object) -> int:
+    command = new_application("t", "")
+    command.command()(score)
+    return run_application(command, [str(argument) for argument in arguments])
+
+
+def days(path: Path, *, first: int, count: int, high: int, low: int = 20) -> Path:
+    """Write ``count`` days with ``high`` conversations of the pattern and ``low`` harmless ones each."""
+    lines = []
+    for day in range(first, first + count):
+        for index in range(high + low):
+            texts = PATTERN if index < high else HARMLESS
+            lines.append(
+                {
+                    "id": f"d{day}-{index}",
+                    "messages": [
+                        # Each a little different, so that scores do not all tie.
+                        {
+                            "author": "a",
+                            "text": f"{text} {'so ' * (index % 7)}",
+                            "time": 1_700_000_000 + day * DAY,
+                        }
+                        for text in texts[: 4 - index % 2]
+                    ],
+                }
+            )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def flagged(text: str) -> list[str]:
+    return [json.loads(line)["id"] for line in text.splitlines()]
+
+
+class TestTheQueue:
+    def score(self, path: Path, release: Path, home: Path, *more: object) -> int:
+        return run(path, "--model", release, "--home", home, "--json", "--capacity", "4/day", *more)
+
+    def test_holds_what_there_is_time_for_highest_first(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = days(tmp_path / "one.jsonl", first=0, count=10, high=4)
+        assert self.score(path, release, tmp_path / "home") == 0
+        captured = capsys.readouterr()
+        lines = [json.loads(line) for line in captured.out.splitlines()]
+        assert 0 < len(lines) <= 40
+        assert [line["score"] for line in lines] == sorted((line["score"] for line in lines), reverse=True)
+        # Of each day the first four are the pattern.
+        assert all(int(line["id"].split("-")[1]) < 4 for line in lines)
+        assert "just chosen on 10 days" in captured.err
+        assert (tmp_path / "home" / "review-queue.json").stat().st_mode & 0o777 == 0o600
+
+    def test_keeps_its_threshold_and_warns_when_more_comes(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = tmp_path / "home"
+        self.score(days(tmp_path / "one.jsonl", first=0, count=10, high=4), release, home)
+        capsys.readouterr()
+        assert self.score(days(tmp_path / "two.jsonl", first=10, count=3, high=4), release, home) == 0
+        captured = capsys.readouterr()
+        assert "chosen on 10 days" in captured.err
+        assert "just chosen" not in captured.err
+        assert "were expected" not in captured.err
+        assert self.score(days(tmp_path / "three.jsonl", first=13, count=4, high=20), release, home) == 0
+        captured = capsys.readouterr()
+        assert "were expected" in captured.err
+        assert "--new-threshold" in captured.err
+        assert len(flagged(captured.out)) > 4 * 4
+        assert self.score(tmp_path / "three.jsonl", release, home, "--new-threshold") == 0
+        captured = capsys.readouterr()
+        assert "just chosen on 17 days" in captured.err
+        assert "were expected" not in captured.err
+
+    def test_the_same_file_again_changes_nothing(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, home = days(tmp_path / "one.jsonl", first=0, count=5, high=4), tmp_path / "home"
+        self.score(path, release, home)
+        first, kept = capsys.readouterr().out, (home / "review-queue.json").read_bytes()
+        self.score(path, release, home)
+        assert capsys.readouterr().out == first
+        assert (home / "review-queue.json").read_bytes() == kept
+
+    def test_another_release_begins_a_history_of_its_own(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, home, other = (
+            days(tmp_path / "one.jsonl", first=0, count=5, high=4),
+            tmp_path / "home",
+            tmp_path / "r",
+        )
+        self.score(path, release, home)
+        other.mkdir()
+        features = load_feature_set()
+        Detector(features, features.warm_start * 2).save(other)
+        capsys.readouterr()
+        self.score(days(tmp_path / "two.jsonl", first=5, count=2, high=4), other, home)
+        assert "just chosen on 2 days" in capsys.readouterr().err
+
+    def test_the_history_holds_counts_and_nothing_of_anybody(self, release: Path, tmp_path: Path) -> None:
+        home = tmp_path / "home"
+        self.score(days(tmp_path / "one.jsonl", first=0, count=3, high=4), release, home)
+        kept = json.loads((home / "review-queue.json").read_text())
+        assert set(kept) == {"schema_version", "detector_sha256", "days", "runs", "threshold"}
+        assert all(set(day) == {"conversations", "bins"} for day in kept["days"].values())
+        assert "d0-" not in json.dumps(kept)
+
+    @pytest.mark.parametrize("option", [("--top", 3), ("--explain",), ("--stream",)])
+    def test_goes_with_no_other_way_of_showing(
+        self, release: Path, tmp_path: Path, option: tuple[object, ...]
+    ) -> None:
+        path = days(tmp_path / "one.jsonl", first=0, count=1, high=1)
+        assert self.score(path, release, tmp_path / "home", *option) == 4
+
+    def test_a_damaged_history_is_named(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "review-queue.json").write_text("{}")
+        path = days(tmp_path / "one.jsonl", first=0, count=1, high=1)
+        assert self.score(path, release, tmp_path) == 4
+        assert "review-queue.json" in capsys.readouterr().err
