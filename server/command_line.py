@@ -16,6 +16,7 @@ from ringfence.server import (
     candidate_command,
     control_plane_commands,
     database_commands,
+    doctor_command,
     member_commands,
     plan_commands,
     release_commands,
@@ -57,6 +58,9 @@ application.command(epilog="Example: ringfence-coordinator restore my-federation
 application.command(
     "install-service", epilog="Example: ringfence-coordinator install-service --user ringfence"
 )(service_command.install_service)
+
+
+application.command(epilog="Example: ringfence-coordinator doctor --json")(doctor_command.doctor)
 
 
 @application.command(epilog="Example: ringfence-coordinator init my-federation --server-name fl.example.org")
