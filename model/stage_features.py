@@ -134,6 +134,8 @@ def raw_rows(
     """
     names = {name: index for index, name in enumerate(dict.fromkeys(authors))}
     who = np.fromiter((names[author] for author in authors), np.int64, len(authors))
+    # Authors are numbered as they first speak; whoever has not spoken yet is not there.
+    spoken = np.maximum.accumulate(who) + 1
     sums = np.zeros((len(names), STAGE_COUNT))
     maxima = np.zeros((len(names), STAGE_COUNT))
     projection_sum = np.zeros(PROJECTION_DIMENSION)
@@ -147,7 +149,8 @@ def raw_rows(
             projection_sum += projections[done:cut].sum(axis=0, dtype=np.float64)
             done = cut
         if cut > 0:
-            result[row] = _assemble(sums, maxima, projection_sum / cut)
+            present = spoken[cut - 1]
+            result[row] = _assemble(sums[:present], maxima[:present], projection_sum / cut)
     return result
 
 

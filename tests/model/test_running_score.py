@@ -36,7 +36,12 @@ CONVERSATIONS = st.lists(st.tuples(st.sampled_from("abcd"), TEXTS), min_size=1, 
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(conversation=CONVERSATIONS)
 def test_every_running_score_is_that_of_the_conversation_so_far(
     detector: Detector, conversation: Conversation
@@ -51,6 +56,13 @@ def test_every_running_score_is_that_of_the_conversation_so_far(
             assert abs(value.logit - score.logit) <= 1e-6
             assert abs(value.probability - score.probability) <= 1e-6
         assert (found.message, found.stage) == (at_once.message, at_once.stage)
+
+
+def test_somebody_who_has_not_spoken_yet_is_not_there(detector: Detector) -> None:
+    """A first message that says next to nothing once came second to the silence of whoever spoke after it."""
+    conversation = Conversation("c", (Message("a", "."), Message("b", "hi")))
+    alone = detector.score(Conversation("c", conversation.messages[:1])).logit
+    assert abs(timeline(detector, conversation)[0].logit - alone) <= 1e-6
 
 
 def test_a_long_conversation_stays_within_a_millionth(detector: Detector) -> None:
