@@ -19,7 +19,6 @@ from federation_harness import (
 )
 
 from ringfence.model.settings_file import toml_text
-from ringfence.server.coordinator_database import forget_database
 from ringfence.server.run_store import Run, RunStore
 
 ROUNDS = 8
@@ -50,8 +49,10 @@ def run_of(federation: MadeFederation) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_goes_on_from_yesterdays_backup_to_the_same_model_at_no_further_cost(tmp_path: Path) -> None:
-    federation = make_federation(tmp_path)
+def test_a_run_goes_on_from_yesterdays_backup_to_the_same_model_at_no_further_cost(
+    tmp_path: Path, database_url: str
+) -> None:
+    federation = make_federation(tmp_path, database_url=database_url)
     backup = tmp_path / "backup.tar"
     with Processes(tmp_path / "logs") as processes:
         serve(federation, processes)
@@ -74,7 +75,6 @@ def test_a_run_goes_on_from_yesterdays_backup_to_the_same_model_at_no_further_co
         serving.terminate()
         serving.wait(120)
         command(federation, "restore", backup, "--replace")
-        forget_database(federation.coordinator.database_file)
         before = run_of(federation)
         assert before.record().status == "running"
         assert 2 <= before.rounds_done() < ROUNDS

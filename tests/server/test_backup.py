@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import io
 import json
 import tarfile
@@ -19,7 +21,7 @@ from trust_harness import TrustFederation, make_trust_federation, prepare_trust_
 
 from ringfence.model.console import run_application
 from ringfence.model.errors import RollbackError, StorageError
-from ringfence.server import publication_gap, restore
+from ringfence.server import backup, publication_gap, restore
 from ringfence.server.artifacts import ArtifactStore
 from ringfence.server.audit_events import AuditEvents
 from ringfence.server.backup import MANIFEST, BackupManifest, write_backup
@@ -27,11 +29,12 @@ from ringfence.server.command_line import application
 from ringfence.server.coordinator_database import forget_database, open_artifacts, open_database
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.database import Database
+from ringfence.server.database_copy import copy_rows
 from ringfence.server.database_schema import create_schema
 from ringfence.server.members import MemberRegistry
 from ringfence.server.run_store import RunStore, SignedPlan, event_now
 from ringfence.server.serving_claim import serve_alone
-from ringfence.server.tables import invitations, properties
+from ringfence.server.tables import audit_events, invitations, properties
 
 SIGNED = SignedPlan(plan=table_plan(), signature=bytes(range(64)))
 
@@ -117,8 +120,6 @@ def test_a_backup_of_one_database_is_restored_into_the_other(small: TrustFederat
     with empty_database_url("postgresql", tmp_path) as url:
         there = Database(url)
         create_schema(there, federation="example")
-        from ringfence.server.database_copy import copy_rows
-
         copy_rows(open_database(small.home), there)
         assert MemberRegistry(there).all() == small.registry.all()
         runs = RunStore(there, artifacts=open_artifacts(small.home))
@@ -169,8 +170,8 @@ def test_a_backup_that_is_taken_while_others_write_holds_one_state(
         while not stop.is_set():
             number += 1
             with database.transaction() as connection:
-                for half in ("a", "b"):
-                    connection.execute(properties.insert().values(key=f"{half}{number}", value=""))
+                connection.execute(properties.insert().values(key=f"a{number}", value=""))
+                AuditEvents(database).record("tried", subject=f"a{number}", now=datetime.now(UTC))
             if number == 20:
                 written.set()
 
@@ -196,10 +197,30 @@ def test_a_backup_that_is_taken_while_others_write_holds_one_state(
             tar.extract("coordinator.db", tmp_path / str(number), filter="data")
         copy = Database(f"sqlite:///{tmp_path / str(number) / 'coordinator.db'}")
         with copy.reading() as connection:
-            keys = set(connection.scalars(select(properties.c.key)))
+            keys = {key for key in connection.scalars(select(properties.c.key)) if key.startswith("a")}
+            subjects = set(connection.scalars(select(audit_events.c.subject)))
         copy.close()
-        assert len(keys) > 40
-        assert {key[1:] for key in keys if key[0] == "a"} == {key[1:] for key in keys if key[0] == "b"}
+        assert len(keys) >= 20
+        assert keys == subjects, "of two tables, one transaction's rows are both there or neither"
+
+
+def test_nothing_is_published_while_a_backup_reads_what_is_published(
+    small: TrustFederation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: list[bool] = []
+
+    def look(source: Database, target: Database) -> None:
+        with (small.home.repository / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free.append(True)
+            except OSError:
+                free.append(False)
+        copy_rows(source, target)
+
+    monkeypatch.setattr(backup, "copy_rows", look)
+    back_up(small, tmp_path / "backup.tar")
+    assert free == [False]
 
 
 def test_another_backup_is_never_written_over(small: TrustFederation, tmp_path: Path) -> None:
@@ -220,6 +241,12 @@ def rewrite(file: Path, change: Callable[[dict[str, tarfile.TarInfo], dict[str, 
             read = tar.extractfile(entry) if entry.isreg() else None
             contents[entry.name] = read.read() if read else b""
     change(entries, contents)
+    for name in ("../outside", "pki/out", "pki/device"):
+        if name in entries:  # forged by somebody who knows the form: the manifest agrees
+            target = entries[name].linkname.encode() or contents[name]
+            manifest = BackupManifest.model_validate_json(contents[MANIFEST])
+            files = {**manifest.files, name: hashlib.sha256(target).hexdigest()}
+            contents[MANIFEST] = manifest.model_copy(update={"files": files}).model_dump_json().encode()
     with tarfile.open(file, "w") as tar:
         for name, entry in entries.items():
             entry.size = len(contents[name])
@@ -247,9 +274,9 @@ def _outside(entries: dict[str, tarfile.TarInfo], contents: dict[str, bytes]) ->
 
 
 def _link_out(entries: dict[str, tarfile.TarInfo], contents: dict[str, bytes]) -> None:
-    link = tarfile.TarInfo("keys")
+    link = tarfile.TarInfo("pki/out")
     link.type, link.linkname = tarfile.SYMTYPE, "../../outside"
-    entries["keys"], contents["keys"] = link, b""
+    entries["pki/out"], contents["pki/out"] = link, b""
 
 
 def _device(entries: dict[str, tarfile.TarInfo], contents: dict[str, bytes]) -> None:
