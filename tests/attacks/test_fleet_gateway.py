@@ -21,6 +21,8 @@ from ringfence.client.flower_adapter import FleetConnection
 from ringfence.model.errors import ConnectionFailedError
 from ringfence.model.key_files import load_transport_key
 from ringfence.server.certificate_authority import load_certificate_authority
+from ringfence.server.fleet_gateway import ALLOWED_PATHS
+from ringfence.server.flower_adapter import create_superlink
 
 PULL = "/v1/fleet/pull-messages"
 PUSH = "/v1/fleet/push-messages"
@@ -77,6 +79,31 @@ def test_a_member_reaches_no_other_route(fleet: Fleet, honest: Honest, method: s
     with caller(fleet) as acme:
         response = acme.call(path, pull_request(fleet), method=method)
     assert (response.status_code, response.content) == (404, b"")
+    honest()
+
+
+def test_every_route_of_flowers_that_members_do_not_need_is_closed(
+    fleet: Fleet, honest: Honest, tmp_path: Path
+) -> None:
+    """As Flower lists them itself: a route that a later version adds is closed as well."""
+    home = fleet.federation.coordinator
+    superlink = create_superlink(
+        host="127.0.0.1",
+        port=1,
+        database=tmp_path / "superlink.db",
+        ca_file=home.ca_file,
+        certificate_file=home.server_certificate_file,
+        key_file=home.server_key_file,
+        control_token="t",
+        superexec_secret=b"s",
+    )
+    known = set(superlink.openapi()["paths"])
+    closed = known - ALLOWED_PATHS
+    attacks = {"/v1/control/register-node", "/v1/control/start-run", "/v1/runtime/acquire-task"}
+    assert known >= ALLOWED_PATHS | attacks
+    with caller(fleet) as acme:
+        answers = {path: acme.call(path, b"").status_code for path in sorted(closed)}
+    assert set(answers.values()) == {404}
     honest()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from federation_harness import free_port, wait_until
 from round_table import table_plan
@@ -289,3 +290,25 @@ def test_a_member_sees_the_runs_by_its_own_commands(
         arguments = ["runs", "watch", "endless", "--home", home, "--timeout", "1"]
         assert run_application(application, arguments) == 3
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_connection_ends_with_its_age_and_the_next_call_makes_another(federation: TrustFederation) -> None:
+    """So that nobody stays whom a new handshake would refuse."""
+    settings = federation.settings.model_copy(update={"longest_connection_s": 1.0})
+    port = int(settings.release_address.rsplit(":", 1)[1])
+
+    def connections() -> set[int]:
+        return {
+            found.laddr.port
+            for found in psutil.Process().net_connections(kind="tcp")
+            if found.raddr and found.raddr.port == port and found.status == psutil.CONN_ESTABLISHED
+        }
+
+    with replace(federation, settings=settings).serving() as address:
+        client = FederationClient(federation.channel("acme", address))
+        client.list_runs()
+        first = connections()
+        assert first
+        wait_until(lambda: not first & connections(), what="the connection ends")
+        client.list_runs()
+        assert connections()
