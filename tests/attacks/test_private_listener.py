@@ -14,7 +14,7 @@ from scripted_coordinator import control_client, runtime_client
 
 from ringfence.model.errors import PeerError
 from ringfence.server.fleet_service import ensure_secrets, read_private_address
-from ringfence.server.flower_adapter import FlowerControl, create_superlink
+from ringfence.server.flower_adapter import FlowerControl
 
 Honest = Callable[[], None]
 ACQUIRE = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
@@ -89,29 +89,6 @@ def test_other_routes_are_not_served_on_loopback(fleet: Fleet, path: str) -> Non
         base_url=f"https://{read_private_address(home)}", verify=_trust(str(home.ca_file))
     ) as client:
         assert {client.get(path).status_code, client.post(path).status_code} == {404}
-
-
-def test_no_control_or_runtime_call_is_answered_without_a_secret(fleet: Fleet, honest: Honest) -> None:
-    """As Flower lists its routes itself, so that one that a later version adds is found."""
-    home = fleet.federation.coordinator
-    schema = create_superlink(
-        host="127.0.0.1",
-        port=1,
-        database=home.root / "unused.db",
-        ca_file=home.ca_file,
-        certificate_file=home.server_certificate_file,
-        key_file=home.server_key_file,
-        control_token="t",
-        superexec_secret=b"s",
-    ).openapi()
-    paths = [path for path in schema["paths"] if path.startswith(("/v1/control/", "/v1/runtime/"))]
-    assert len(paths) >= 40
-    with httpx.Client(
-        base_url=f"https://{read_private_address(home)}", verify=_trust(str(home.ca_file)), timeout=60
-    ) as client:
-        answers = {path: client.post(path).status_code for path in paths}
-    assert {path: status for path, status in answers.items() if not 400 <= status < 500} == {}
-    honest()
 
 
 def test_the_secrets_are_readable_by_their_owner_only(fleet: Fleet) -> None:
