@@ -21,6 +21,7 @@ import ssl
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -226,17 +227,26 @@ def mutual_tls(*, certificate_file: Path, key_file: Path, ca_file: Path) -> ssl.
 
 def _certificate_key(scope: Scope) -> bytes | None:
     der = scope.get(_CERTIFICATE)
-    if der is None:
+    read = None if der is None else _read_certificate(der)
+    if read is None:
         return None
+    key, ends_at = read
+    if datetime.now(UTC) >= ends_at:
+        return None  # it ended while the connection stayed open: no handshake would have let it in
+    return key
+
+
+@lru_cache(maxsize=1024)
+def _read_certificate(der: bytes) -> tuple[bytes, datetime] | None:
+    """Return the public key of a certificate and when it ends; the same one comes with each request of a connection."""
     try:
         certificate = x509.load_der_x509_certificate(der)
     except ValueError:
         return None
-    if datetime.now(UTC) >= certificate.not_valid_after_utc:
-        return None  # it ended while the connection stayed open: no handshake would have let it in
-    return certificate.public_key().public_bytes(
+    key = certificate.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
+    return key, certificate.not_valid_after_utc
 
 
 def _node_key_is(scope: Scope, key: bytes) -> bool:

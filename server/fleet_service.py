@@ -123,6 +123,7 @@ async def serve_fleet(
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,
         "ws": "none",
         "timeout_graceful_shutdown": _GRACE_S,
         "timeout_keep_alive": 75,
