@@ -17,6 +17,7 @@ from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.data_settings import DataSettings
 from ringfence.client.member_home import MemberHome
 from ringfence.client.pseudonyms import Pseudonyms
+from ringfence.client.table_source import TableSource
 from ringfence.client.taking_snapshot import take_snapshot
 from ringfence.model.conversation import Conversation
 from ringfence.model.errors import ConfigError, DataError
@@ -127,20 +128,43 @@ def test_since_is_bound_in_files_as_well(home: MemberHome) -> None:
         "INSTALL httpfs",
         "CREATE TABLE t AS SELECT 1",
         "SELECT 1; SELECT 2",
-        "SELECT * FROM SECRET_ROWS",
     ],
 )
 def test_a_query_reaches_nothing_but_its_tables(home: MemberHome, tmp_path: Path, statement: str) -> None:
-    SECRET_ROWS = [(PLANTED,)]  # noqa: N806, F841 - a Python variable that DuckDB would find by its name
     secret = tmp_path / "elsewhere" / "secret.csv"
     write(secret, [{"text": PLANTED}])
     write(home.root / "export/dm-1.jsonl", ROWS)
     write(home.root / "export/decisions.jsonl", DECISIONS)
-    with pytest.raises(DataError) as caught:
-        read(home, settings(messages=statement.format(secret=secret, folder=secret.parent)))
+    with TableSource(home, data=settings()) as source, pytest.raises(DataError) as caught:
+        list(source.query("messages", statement.format(secret=secret, folder=secret.parent)).rows)
     assert "messages query" in caught.value.message
     assert PLANTED not in caught.value.message + caught.value.hint
     assert [path.name for path in secret.parent.iterdir()] == ["secret.csv"]
+
+
+def test_what_closes_the_tables_off_cannot_be_opened_again(home: MemberHome) -> None:
+    write(home.root / "export/dm-1.jsonl", ROWS)
+    write(home.root / "export/decisions.jsonl", DECISIONS)
+    with TableSource(home, data=settings()) as source:
+        assert source._database is not None
+        for setting in (
+            "enable_external_access = true",
+            "memory_limit = '64GB'",
+            "python_enable_replacements = true",
+        ):
+            with pytest.raises(duckdb.Error, match=r"locked|Cannot"):
+                source._database.execute(f"SET {setting}")
+
+
+def test_what_looks_like_a_number_in_the_first_rows_of_a_csv_need_not_be_one(home: MemberHome) -> None:
+    rows = [{**ROWS[0], "conversation_id": "7", "message_id": number} for number in range(25_000)]
+    write(
+        home.root / "export/dm.csv",
+        [*rows, {**ROWS[0], "message_id": "a-b"}, {**ROWS[0], "message_id": "1e3"}],
+    )
+    write(home.root / "export/decisions.jsonl", DECISIONS)
+    found = read(home, settings(tables={"dm": "export/dm.csv", "decisions": "export/decisions.jsonl"}))
+    assert {name: len(item.messages) for name, item in found.items()} == {"7": 25_000, "007": 2}
 
 
 @pytest.mark.parametrize(
