@@ -26,7 +26,7 @@ from ringfence.client.source_rows import (
 )
 from ringfence.client.taking_snapshot import query_source
 from ringfence.model.errors import DataError
-from ringfence.model.jsonl_reader import MAX_LINE_BYTES, open_lines
+from ringfence.model.jsonl_reader import MAX_LINE_BYTES, open_lines, stream_conversations
 
 _ROWS = 1_000
 _PASSED_OVER = "passed over"
@@ -79,6 +79,31 @@ def preview(home: MemberHome, *, data: DataSettings) -> list[ColumnPreview]:
         if data.format == "panc":
             return _of_readable(read_panc(path), "panc")
         return _of_fields(path)
+
+
+def probe(home: MemberHome, *, data: DataSettings, first: int) -> None:
+    """Read the first rows of every file and query, as training would.
+
+    Args:
+        home: the member's folder.
+        data: where the data lies.
+        first: conversations of each file to read.
+
+    Raises:
+        ConfigError, DataError: they cannot be read, or a column is missing. The member's to mend.
+    """
+    if data.by_query or data.format != "conversations":
+        missing = [item for item in preview(home, data=data) if item.missing]
+        if missing:
+            raise DataError(
+                f"The {missing[0].source} query yields no column {missing[0].column}.",
+                hint="See: ringfence data preview-schema",
+            )
+        return
+    with SourceFiles(home) as files:
+        for conversations in stream_conversations(files.locate(data.files)):
+            for _ in itertools.islice(conversations, first):
+                pass
 
 
 def _of_queries(source: QuerySource, data: DataSettings) -> list[ColumnPreview]:

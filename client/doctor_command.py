@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,12 +109,11 @@ def _own_files(home: MemberHome, settings: MemberSettings, *, now: datetime) -> 
 
 
 def _data(home: MemberHome, settings: MemberSettings) -> Finding:
+    from ringfence.client.data_preview import probe
     from ringfence.model.diagnosis import Finding, check_error
     from ringfence.model.errors import RingfenceError
-    from ringfence.model.jsonl_reader import read_conversations
 
-    files = [home.root / file for file in settings.data.files]
-    if not files:
+    if not settings.data.is_named:
         return Finding(
             "data",
             "WARN",
@@ -123,12 +121,10 @@ def _data(home: MemberHome, settings: MemberSettings) -> Finding:
             'Add to it: [data] files = ["/path/to/conversations.jsonl"]',
         )
     try:
-        for file in files:
-            for _ in itertools.islice(read_conversations(file), _LOOKED_AT):
-                pass
+        probe(home, data=settings.data, first=_LOOKED_AT)
     except RingfenceError as error:
         return check_error("data", error)
-    return Finding("data", "PASS", "The conversations that it begins with are in the agreed form.")
+    return Finding("data", "PASS", "What it begins with is in the agreed form.")
 
 
 def _ledger(home: MemberHome) -> Finding:

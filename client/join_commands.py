@@ -67,7 +67,7 @@ def join(
         f"This is {settings.member} of {settings.federation}, in {located.root}.",
         f"What it agrees to stands in {located.policy_file}; see: ringfence policy show",
     ]
-    if not settings.data.files:
+    if not settings.data.is_named:
         steps.append(f"Name the conversations under [data] in {located.settings_file}.")
     if joined.is_founding:
         steps.append(

@@ -57,12 +57,13 @@ def agent_unit(home: MemberHome, *, user: str) -> ServiceUnit:
     """
     from ringfence.client.member_settings import load_member_settings
     from ringfence.client.policy import load_policy
+    from ringfence.client.source_files import local_folders
     from ringfence.model.service_install import program_folders, program_path
     from ringfence.model.service_unit import ServiceUnit
 
     settings = load_member_settings(home)
     anchor = load_policy(home).anchor_file(home).parent
-    data = {(home.root / file).absolute().parent for file in settings.data.files}
+    data = local_folders(home, settings.data)
     return ServiceUnit(
         description=f"Ringfence agent of {settings.member} in {settings.federation}",
         command=[*program_path("ringfence"), "agent", "run", "--home", str(home.root)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,10 +11,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ringfence.client.data_settings import DataSettings
 from ringfence.client.member_home import MemberHome
 from ringfence.model.errors import ConfigError, DataError
 
 _IN_THE_CLEAR = ("http", "ftp")
+
+
+def local_folders(home: MemberHome, data: DataSettings) -> set[Path]:
+    """Return the folders on this machine that reading the data opens files in."""
+    named = [*data.files, *itertools.chain.from_iterable(data.tables.values())]
+    named += [name for name in (data.predators, data.url_file) if name is not None]
+    folders = set()
+    for name in named:
+        if "://" not in name:
+            parts = (home.root / Path(name).expanduser()).absolute().parent.parts
+            folders.add(Path(*itertools.takewhile(lambda part: not glob.has_magic(part), parts)))
+    return folders
 
 
 class SourceFiles:

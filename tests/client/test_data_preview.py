@@ -10,11 +10,12 @@ import pytest
 from data_homes import LABEL_MAP, ChatDatabase, at, chat_database, data_home
 
 from ringfence.client.data_commands import application
-from ringfence.client.data_preview import ColumnPreview, preview
+from ringfence.client.data_preview import ColumnPreview, preview, probe
 from ringfence.client.data_settings import DataSettings
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings, save_member_settings
 from ringfence.model.console import run_application
+from ringfence.model.errors import DataError
 
 PLANTED = "the blue heron waits"
 
@@ -128,3 +129,30 @@ def test_tables_of_files_have_the_types_that_the_files_declare(tmp_path: Path) -
     found = preview(home, data=data)
     assert ColumnPreview("messages", "text", "VARCHAR", "what was written; null is an empty message") in found
     assert [item.type for item in found if item.source == "labels"] == ["BIGINT", "VARCHAR"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_probe_finds_a_missing_column_and_a_database_that_is_down(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = data_home(tmp_path)
+    with chat_database(kind, tmp_path) as database:
+        fill(database)
+        monkeypatch.setenv("CHAT_DB_URL", database.url)
+        probe(home, data=database.settings(), first=5)
+        with pytest.raises(DataError, match="labels query yields no column label"):
+            probe(home, data=database.settings(labels="SELECT conversation_id FROM mod_decisions"), first=5)
+    monkeypatch.setenv("CHAT_DB_URL", "postgresql://x@127.0.0.1:1/test")
+    with pytest.raises(DataError, match="could not be asked"):
+        probe(home, data=database.settings(), first=5)
+
+
+def test_a_probe_reads_the_first_conversations_of_every_file(tmp_path: Path) -> None:
+    home = data_home(tmp_path)
+    good = json.dumps({"id": 1, "messages": []}) + "\n"
+    (home.root / "a.jsonl").write_text(good + "not json\n")
+    (home.root / "b.jsonl").write_text("not json\n")
+    probe(home, data=DataSettings(files=("a.jsonl",)), first=1)
+    for files, first in ((("a.jsonl",), 2), (("*.jsonl",), 1)):
+        with pytest.raises(DataError, match="is not JSON"):
+            probe(home, data=DataSettings(files=files), first=first)

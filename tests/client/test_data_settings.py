@@ -12,6 +12,7 @@ from data_homes import LABEL_MAP
 from ringfence.client.data_settings import DataSettings
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings, load_member_settings, save_member_settings
+from ringfence.client.source_files import local_folders
 from ringfence.model.errors import ConfigError
 
 SQL = {"kind": "sql", "url_env": "X", "messages": "SELECT 1", "labels": "SELECT 2", "label_map": LABEL_MAP}
@@ -114,3 +115,12 @@ def test_a_wrong_form_is_named_in_the_file_and_nothing_of_it_is_quoted(tmp_path:
 )
 def test_only_what_lies_elsewhere_needs_a_network(given: dict[str, Any], needs: bool) -> None:
     assert DataSettings.model_validate(given).needs_network is needs
+
+
+def test_the_folders_that_reading_opens_are_known_beforehand(tmp_path: Path) -> None:
+    home = MemberHome(tmp_path)
+    data = DataSettings(files=("/a/b/*.jsonl", "/a/*/c.jsonl", "chats/x.jsonl", "s3://bucket/y.jsonl"))
+    assert local_folders(home, data) == {Path("/a/b"), Path("/a"), tmp_path / "chats"}
+    assert local_folders(
+        home, DataSettings.model_validate({**SQL, "url_env": None, "url_file": "/etc/x/url"})
+    ) == {Path("/etc/x")}
