@@ -55,7 +55,7 @@ def test_a_service_that_is_not_watched_does_not_beat(manager: socket.socket) -> 
     assert heard(manager) == []
 
 
-@pytest.mark.parametrize(("pid", "beats"), [(os.getpid(), 1), (1, 0)])
+@pytest.mark.parametrize(("pid", "beats"), [(os.getpid(), 1), (1, 0)], ids=["this process", "another"])
 def test_the_environment_names_the_socket_the_period_and_whose_it_is(
     manager: socket.socket, pid: int, beats: int
 ) -> None:
