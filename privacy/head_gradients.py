@@ -74,7 +74,10 @@ class LinearFormula:
         # One long product of a matrix and a vector: many short ones take twice the time.
         logits = (rows.reshape(count * prefixes, width) @ model).reshape(count, prefixes)
         residuals = _residuals(logits, targets, shares)
-        np.matmul(residuals[:, None, :], rows, out=gradients[:, None, :])
+        if prefixes > 1:
+            np.matmul(residuals[:, None, :], rows, out=gradients[:, None, :])
+        else:
+            np.multiply(residuals, rows[:, 0], out=gradients)
         return _norms(gradients)
 
 
@@ -108,7 +111,10 @@ class HiddenLayerFormula:
         residuals = _residuals(logits, targets, shares)
         backward = (residuals[:, :, None] * output[:units]) * (hidden[:, :, :units] > 0.0)
         of_hidden = gradients[:, : units * width].reshape(count, units, width)
-        of_hidden[...] = np.matmul(backward.transpose(0, 2, 1), rows)
+        if prefixes > 1:
+            np.matmul(backward.transpose(0, 2, 1), rows, out=of_hidden)
+        else:
+            np.multiply(backward[:, 0, :, None], rows, out=of_hidden)
         np.matmul(residuals[:, None, :], hidden, out=gradients[:, None, units * width :])
         if prefixes > 1:
             return _norms(gradients)
