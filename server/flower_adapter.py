@@ -255,12 +255,17 @@ class FlowerControl:
             _call(client.UnregisterNode, UnregisterNodeRequest(node_id=node_id))
 
     def node_ids(self) -> dict[bytes, int]:
-        """Return the registered nodes: public key (PEM) to node id."""
+        """Return the registered nodes: public key (PEM) to node id; Flower also lists those that were unregistered."""
         from flwr.proto.control_pb2 import ListNodesRequest
+        from flwr.supercore.constant import NodeStatus
 
         with self._client() as client:
             nodes = _call(client.ListNodes, ListNodesRequest()).nodes_info
-        return {bytes(node.public_key): int(node.node_id) for node in nodes}
+        return {
+            bytes(node.public_key): int(node.node_id)
+            for node in nodes
+            if node.status != NodeStatus.UNREGISTERED
+        }
 
     def start_run(self, run: str) -> int:
         """Start the installed server app for a run that the coordinator has prepared; return Flower's run id."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError, StorageError
 from ringfence.server.flower_adapter import FlowerControl
-from ringfence.server.members import MemberRegistry
+from ringfence.server.members import Member, MemberRegistry
 from ringfence.server.run_launch import Launcher
 from ringfence.server.run_store import Run, event_now
 
@@ -21,7 +22,10 @@ _STARTING_CHECKS = 240
 
 
 def register_members(registry: MemberRegistry, *, control: FlowerControl) -> None:
-    """Have Flower know the node key of every active member, and of nobody else.
+    """Have Flower know the node key of every active member, and of no stranger.
+
+    A member that is suspended or removed stays known to Flower: a key that was unregistered once is never registered again,
+    so that it could not come back. The gateway refuses its every call, and no round counts on it, because only active members do.
 
     Raises:
         ConnectionFailedError: the fleet service does not answer.
@@ -32,18 +36,29 @@ def register_members(registry: MemberRegistry, *, control: FlowerControl) -> Non
         control.unregister_node(known[stranger])
         log.warning("a node that is no member's is removed from the fleet")
     for member in members:
-        key = member.certificate_public_key.encode()
-        node_id = known.get(key)
-        if member.status == "active":
-            if node_id is None:
-                node_id = control.register_node(key, name=member.id)
-                log.info("member %s is admitted to the fleet", member.id)
-            if member.node_id != node_id:
-                registry.set_node_id(member.id, node_id=node_id)
-        elif node_id is not None:
-            control.unregister_node(node_id)
-            registry.set_node_id(member.id, node_id=None)
-            log.info("member %s is removed from the fleet", member.id)
+        try:
+            _register(member, registry=registry, control=control, known=known)
+        except ConnectionFailedError:
+            raise
+        except PeerError as error:
+            # One member's trouble, such as a key that it had given up before, is not everybody's.
+            log.warning("member %s is not in the fleet: %s", member.id, error.message)
+
+
+def _register(
+    member: Member, *, registry: MemberRegistry, control: FlowerControl, known: Mapping[bytes, int]
+) -> None:
+    key = member.certificate_public_key.encode()
+    node_id = known.get(key)
+    if member.status == "active":
+        if node_id is None:
+            node_id = control.register_node(key, name=member.id)
+            log.info("member %s is admitted to the fleet", member.id)
+        if member.node_id != node_id:
+            registry.set_node_id(member.id, node_id=node_id)
+    elif member.node_id is not None:
+        registry.set_node_id(member.id, node_id=None)
+        log.info("member %s takes no more part in the fleet", member.id)
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ class FakeControl:
     """Flower's Control API, in memory."""
 
     nodes: dict[bytes, int] = field(default_factory=dict)
+    unregistered: set[bytes] = field(default_factory=set)
     removed: list[int] = field(default_factory=list)
     state: RunState | None = None
     started: list[str] = field(default_factory=list)
@@ -40,9 +41,12 @@ class FakeControl:
         return dict(self.nodes)
 
     def register_node(self, public_key_pem: bytes, *, name: str) -> int:
+        if public_key_pem in self.unregistered:
+            raise PeerError("Public key already in use.")
         return self.nodes.setdefault(public_key_pem, 100 + len(self.nodes))
 
     def unregister_node(self, node_id: int) -> None:
+        self.unregistered |= {key for key, node in self.nodes.items() if node == node_id}
         self.nodes = {key: node for key, node in self.nodes.items() if node != node_id}
         self.removed.append(node_id)
 
@@ -284,19 +288,28 @@ def test_active_members_are_registered_once_and_keep_their_node(
     assert len(control.nodes) == 3
 
 
-def test_a_suspended_member_is_removed_and_comes_back_when_it_is_resumed(
+def test_a_suspended_member_is_not_counted_on_and_comes_back_when_it_is_resumed(
     federation: MadeFederation, control: FakeControl
 ) -> None:
     register_members(federation.registry, control=control)  # type: ignore[arg-type]
     node = federation.registry.get("beta").node_id
     federation.registry.suspend("beta")
     register_members(federation.registry, control=control)  # type: ignore[arg-type]
-    assert control.removed == [node]
-    assert key_of(federation, "beta") not in control.nodes
+    # Flower never takes an unregistered key again; the gateway is what keeps it out.
+    assert control.removed == []
     assert federation.registry.get("beta").node_id is None
     federation.registry.resume("beta")
     register_members(federation.registry, control=control)  # type: ignore[arg-type]
-    assert federation.registry.get("beta").node_id == control.nodes[key_of(federation, "beta")]
+    assert federation.registry.get("beta").node_id == node == control.nodes[key_of(federation, "beta")]
+
+
+def test_a_key_that_flower_refuses_keeps_no_other_member_out(
+    federation: MadeFederation, control: FakeControl
+) -> None:
+    control.unregistered.add(key_of(federation, "acme"))
+    register_members(federation.registry, control=control)  # type: ignore[arg-type]
+    found = {member.id: member.node_id is not None for member in federation.registry.all()}
+    assert found == {"acme": False, "beta": True, "gamma": True}
 
 
 def _forget(control: FakeControl) -> None:
