@@ -1,27 +1,31 @@
-"""Joining as people type it: a coordinator as processes, companies by ``ringfence join``, each command on its own."""
+"""Joining as people type it: a coordinator and an agent as processes, and the commands of both sides."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from federation_harness import (
     Processes,
     accepts,
     coordinator_command,
     free_port,
-    member_command,
     wait_until,
     write_conversations,
 )
 
+from ringfence.client.command_line import application as member_application
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import load_member_settings
+from ringfence.model.console import run_application
+from ringfence.server.command_line import application as coordinator_application
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,23 @@ class Place:
     processes: Processes
 
     def coordinator(self, *words: str, expect: int = 0) -> dict[str, Any]:
-        return self._run(coordinator_command(*words, "--home", self.root / "coordinator", "--json"), expect)
+        return self._typed(
+            coordinator_application, *words, "--home", str(self.root / "coordinator"), expect=expect
+        )
 
     def member(self, name: str, *words: str, expect: int = 0) -> dict[str, Any]:
-        return self._run(member_command(*words, "--home", self.root / name, "--json"), expect)
+        return self._typed(member_application, *words, "--home", str(self.root / name), expect=expect)
 
     def invite(self, name: str, *words: str) -> str:
         return str(self.coordinator("member", "invite", name, *words)["invitation"])
 
     @staticmethod
-    def _run(command: list[str], expect: int) -> dict[str, Any]:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=240, check=False, stdin=subprocess.DEVNULL
-        )
-        assert done.returncode == expect, done.stderr
-        assert "Traceback" not in done.stderr
-        answer = json.loads(done.stdout)
+    def _typed(application: typer.Typer, *words: str, expect: int) -> dict[str, Any]:
+        out, said = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+            code = run_application(application, [*words, "--json"])
+        assert code == expect, said.getvalue()
+        answer = json.loads(out.getvalue())
         return dict(answer["data"] if expect == 0 else answer)
 
 
