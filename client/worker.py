@@ -89,7 +89,15 @@ class Worker:
         return self._process.pid if self._process is not None else None
 
     def answer(self, request: RoundRequest, *, timeout_s: float) -> WorkerAnswer:
-        """Return the child's answer; a code if it dies or takes longer than ``timeout_s``."""
+        """Return the child's answer; a code if it dies twice over the request or takes longer than ``timeout_s``."""
+        # What a child that died computed never left, so that asking its successor costs no privacy.
+        answer = self._answer(request, timeout_s=timeout_s) or self._answer(request, timeout_s=timeout_s)
+        return answer or WorkerAnswer(
+            Refusal(RefusalCode.FAILED), "The worker died twice; the next request starts another."
+        )
+
+    def _answer(self, request: RoundRequest, *, timeout_s: float) -> WorkerAnswer | None:
+        """Return the child's answer, or None if it died."""
         if self._process is None or not self._process.is_alive():
             self._start()
         pipe = self._pipe
@@ -109,9 +117,7 @@ class Worker:
                     self._end()
         except (EOFError, OSError):
             self._end()
-            return WorkerAnswer(
-                Refusal(RefusalCode.FAILED), "The worker died; the next request starts another."
-            )
+            return None
         return said
 
     def _said(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | SnapshotWanted:

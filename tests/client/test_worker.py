@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from federation_harness import make_federation, make_plan
-from worker_targets import confine_as_an_ordinary_user, hang, opened, reach, sleep_then_answer
+from worker_targets import confine_as_an_ordinary_user, die_of_it, hang, opened, reach, sleep_then_answer
 
 from ringfence.client import worker as worker_module
 from ringfence.client.member_home import MemberHome
@@ -68,7 +68,7 @@ def test_the_worker_answers_stays_warm_and_ends_with_its_agent(
     assert not child.is_running()
 
 
-def test_a_worker_that_is_killed_leaves_a_code_and_the_next_request_starts_another(
+def test_a_worker_that_is_killed_over_a_request_is_replaced_and_the_request_is_answered(
     worker: Worker, request_: TrainRequest
 ) -> None:
     assert isinstance(worker.answer(request_, timeout_s=120).answer, TrainUpdate)
@@ -77,10 +77,18 @@ def test_a_worker_that_is_killed_leaves_a_code_and_the_next_request_starts_anoth
     os.kill(first, signal.SIGSTOP)
     killer = threading.Timer(0.5, os.kill, (first, signal.SIGKILL))
     killer.start()
-    assert failed(worker.answer(request_, timeout_s=60))
-    killer.join()
     assert isinstance(worker.answer(request_, timeout_s=120).answer, TrainUpdate)
+    killer.join()
     assert worker.process_id != first
+
+
+def test_a_request_that_kills_every_worker_is_answered_with_a_code(
+    worker: Worker, request_: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_serve", die_of_it)
+    assert failed(worker.answer(request_, timeout_s=60))
+    monkeypatch.undo()
+    assert isinstance(worker.answer(request_, timeout_s=120).answer, TrainUpdate)
 
 
 def test_a_worker_that_hangs_is_ended_and_leaves_a_code(

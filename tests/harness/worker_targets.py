@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import stat
 import time
@@ -20,6 +21,13 @@ def hang(pipe: Connection, home: Path, parent: int) -> None:
     """Never answer."""
     confine(parent)
     time.sleep(600)
+
+
+def die_of_it(pipe: Connection, home: Path, parent: int) -> None:
+    """Be killed by each request, as one that needs more memory than there is."""
+    confine(parent)
+    pipe.recv()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sleep_then_answer(pipe: Connection, home: Path, parent: int) -> None:
