@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -36,6 +37,8 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Answer training rounds until stopped. Opens no port; needs outbound access to the coordinator only."""
+    # Before numpy is loaded: an agent that waits has no use for a thread, and the buffers, of each core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from ringfence.client.agent import run_agent
 
     log_to_stderr(log_format)

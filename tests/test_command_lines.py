@@ -15,7 +15,10 @@ import pytest
 import typer
 from command_tree import PROGRAMS, FoundCommand, all_commands, commands_of, text_of
 
+from ringfence.client.member_home import MemberHome
+from ringfence.client.member_settings import load_member_settings
 from ringfence.model.console import JsonOption, emit, new_application, run_application
+from ringfence.model.errors import ConfigError
 
 COMMANDS = all_commands()
 # Its scores are a stream: one JSON object a line instead of one envelope, as its help says. Errors come in the envelope.
@@ -178,3 +181,48 @@ def test_the_help_of_every_command_loads_nothing_heavy(program: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        (["status"], "RINGFENCE_HOME"),
+        (["policy", "show"], "RINGFENCE_HOME"),
+        (["run", "list"], "RINGFENCE_COORDINATOR_HOME"),
+        (["db", "version"], "RINGFENCE_COORDINATOR_HOME"),
+    ],
+)
+def test_an_option_goes_before_the_environment_and_the_environment_before_the_default(
+    words: list[str],
+    variable: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = "ringfence" if variable == "RINGFENCE_HOME" else "ringfence-coordinator"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "default"))
+
+    def looked_into(*options: str) -> str:
+        assert run_application(PROGRAMS[program].application, [*words, *options]) == 4
+        return capsys.readouterr().err
+
+    assert str(tmp_path / ("default" if program == "ringfence" else "coordinator")) in looked_into()
+    monkeypatch.setenv(variable, str(tmp_path / "from-environment"))
+    assert "from-environment" in looked_into()
+    assert "from-option" in looked_into("--home", str(tmp_path / "from-option"))
+
+
+def test_a_setting_of_the_environment_goes_before_the_file_and_the_file_before_the_default(
+    tmp_path: Path,
+) -> None:
+    home = MemberHome(tmp_path)
+    lines = ['federation = "north"', 'member = "acme"', 'fleet_address = "a:1"', 'release_address = "b:2"']
+    home.settings_file.write_text("\n".join([*lines, 'plan_public_key = ""']))
+    assert load_member_settings(home, environment={}).size_class == 256
+    home.settings_file.write_text("\n".join([*lines, 'plan_public_key = ""', "size_class = 512"]))
+    assert load_member_settings(home, environment={}).size_class == 512
+    assert load_member_settings(home, environment={"RINGFENCE_SIZE_CLASS": "1024"}).size_class == 1024
+    home.settings_file.write_text("\n".join([*lines, 'plan_public_key = ""', "sise_class = 512"]))
+    with pytest.raises(ConfigError, match="sise_class"):
+        load_member_settings(home, environment={})
