@@ -7,15 +7,16 @@ coordinator that is away, expired metadata, a release that does not load - is a 
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
-import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -150,46 +151,61 @@ def try_release(folder: Path) -> None:
 
 
 def look_in_own_process(home: MemberHome, stop: threading.Event) -> str:
-    """Run `look_for_release` in a process of its own; "" if ``stop`` was set meanwhile. Raises as it does."""
-    context = multiprocessing.get_context("spawn")
-    pipe, child_end = context.Pipe()
-    process = context.Process(
-        target=_child, args=(child_end, home.root, os.getpid()), name="ringfence-release", daemon=True
+    """Run `look_for_release` in a process of its own; "" if ``stop`` was set meanwhile. Raises ReleaseError for what it raises."""
+    # Not by `multiprocessing`, whose helper process would stay with the agent for the rest of its life.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ringfence.client.release_following", str(home.root), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    process.start()
-    child_end.close()
     try:
-        waited_s = 0.0
-        while not pipe.poll(_TURN_S):
-            waited_s += _TURN_S
-            if stop.is_set():
-                return ""
-            if waited_s > _LONGEST_LOOK_S:
-                raise ReleaseError("The look for a release took too long.", hint="It is tried again later.")
-        result: str | RingfenceError = pipe.recv()
-    except EOFError as error:
+        said = _wait_for(process, stop=stop)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if said is None:
+        return ""
+    try:
+        result = json.loads(said)
+        outcome, message, hint = (str(result[key]) for key in ("outcome", "message", "hint"))
+    except (ValueError, KeyError, TypeError) as error:
         raise ReleaseError(
             "The look for a release ended without a result.", hint="It is tried again later."
         ) from error
-    finally:
-        pipe.close()
-        process.terminate()
-        process.join()
-    if isinstance(result, RingfenceError):
-        raise result
-    return result
+    if message:
+        raise ReleaseError(message, hint=hint)
+    return outcome
 
 
-def _child(pipe: Connection, home: Path, parent: int) -> None:
+def _wait_for(process: subprocess.Popen[str], *, stop: threading.Event) -> str | None:
+    """Return what a look printed, or None if ``stop`` was set first."""
+    waited_s = 0.0
+    while not stop.is_set():
+        try:
+            return process.communicate(timeout=_TURN_S)[0]
+        except subprocess.TimeoutExpired:
+            waited_s += _TURN_S
+        if waited_s > _LONGEST_LOOK_S:
+            raise ReleaseError("The look for a release took too long.", hint="It is tried again later.")
+    return None
+
+
+def _main(home: Path, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        return
+        return  # the agent died before the line above took hold
+    outcome = message = hint = ""
     try:
-        pipe.send(look_for_release(MemberHome(home)))
+        outcome = look_for_release(MemberHome(home))
     except RingfenceError as error:
-        # Only what is printed anyway: the class may take arguments that a pipe does not carry.
-        pipe.send(ReleaseError(error.message, hint=error.hint))
+        message, hint = error.message, error.hint
+    except Exception as error:  # noqa: BLE001 - a person reads a sentence, not a traceback
+        message = f"A defect of Ringfence: {type(error).__name__}."
+    print(json.dumps({"outcome": outcome, "message": message, "hint": hint}))
 
 
 def _taken_file(home: MemberHome) -> Path:
@@ -201,3 +217,7 @@ def _taken(home: MemberHome) -> str | None:
         return _taken_file(home).read_text(encoding="utf-8")
     except OSError:
         return None
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), int(sys.argv[2]))
