@@ -201,7 +201,7 @@ class _Server(uvicorn.Server):
 def _listen(address: tuple[str, int]) -> socket.socket:
     host, port = address
     try:
-        return socket.create_server(
+        listener = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=512
         )
     except OSError as error:
@@ -209,6 +209,10 @@ def _listen(address: tuple[str, int]) -> socket.socket:
             f"Cannot listen on {host}:{port}: {error.strerror}.",
             hint="Another program may hold the port: change the addresses in coordinator.toml.",
         ) from error
+    # Taken over by each connection. asyncio sets it only on sockets that name their protocol, and these do not: an answer's
+    # body would wait some 40 ms for the other side to acknowledge its headers.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 async def _serve_both(
