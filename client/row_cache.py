@@ -71,7 +71,7 @@ class RowCache:
         from safetensors.numpy import load as load_tensors
 
         try:
-            return load_tensors(self._rows(key).read_bytes())["features"].astype(np.float32)
+            return load_tensors(self._rows(key).read_bytes())["features"].astype(np.float32, copy=False)
         except (OSError, SafetensorError, KeyError):
             return None
 
