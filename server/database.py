@@ -98,11 +98,16 @@ class Database:
         if joined is not None:
             yield joined
             return
-        with self._explained(), self.engine.connect() as connection, connection.begin():
-            connection.exec_driver_sql(
-                "BEGIN" if self.is_sqlite else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
-            )
-            yield connection
+        with self._explained(), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                # Said with the transaction's first words, and so without a question more to the server.
+                connection = connection.execution_options(
+                    isolation_level="REPEATABLE READ", postgresql_readonly=True
+                )
+            with connection.begin():
+                if self.is_sqlite:
+                    connection.exec_driver_sql("BEGIN")
+                yield connection
 
     def close(self) -> None:
         """Close every connection that is not in use."""

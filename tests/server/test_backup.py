@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from databases import empty_database_url
+from databases import KINDS, empty_database_url, write_database_url
 from round_table import table_plan
 from sqlalchemy import select
 from trust_harness import TrustFederation, make_trust_federation, prepare_trust_federation
@@ -26,11 +26,11 @@ from ringfence.server.artifacts import ArtifactStore
 from ringfence.server.audit_events import AuditEvents
 from ringfence.server.backup import MANIFEST, BackupManifest, write_backup
 from ringfence.server.command_line import application
-from ringfence.server.coordinator_database import forget_database, open_artifacts, open_database
+from ringfence.server.coordinator_database import forget_database, open_database
 from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.coordinator_settings import load_coordinator_settings
 from ringfence.server.database import Database
 from ringfence.server.database_copy import copy_rows
-from ringfence.server.database_schema import create_schema
 from ringfence.server.members import MemberRegistry
 from ringfence.server.run_store import RunStore, SignedPlan, event_now
 from ringfence.server.serving_claim import serve_alone
@@ -115,18 +115,26 @@ def test_a_restored_coordinator_has_the_members_the_runs_and_the_models_of_the_b
         assert path.is_symlink() or path.stat().st_mode & 0o077 == 0, path
 
 
-def test_a_backup_of_one_database_is_restored_into_the_other(small: TrustFederation, tmp_path: Path) -> None:
-    file = back_up(small, tmp_path / "backup.tar", "--with-keys")
-    with empty_database_url("postgresql", tmp_path) as url:
-        there = Database(url)
-        create_schema(there, federation="example")
-        copy_rows(open_database(small.home), there)
-        assert MemberRegistry(there).all() == small.registry.all()
-        runs = RunStore(there, artifacts=open_artifacts(small.home))
-        assert runs.open("spring-1").rounds_done() == 1
-        AuditEvents(there).record("tried", subject="x", now=datetime.now(UTC))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_coordinator_moves_to_another_database_with_all_that_it_has(
+    kind: str, small: TrustFederation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    members = small.registry.all()
+    (tmp_path / "elsewhere").mkdir()
+    with empty_database_url(kind, tmp_path / "elsewhere") as url:
+        file = write_database_url(tmp_path, url)
+        with serve_alone(open_database(small.home), now=datetime.now(UTC)):
+            assert coordinate(small.home, "db", "move", file) == 4, "never while it serves"
+        assert load_coordinator_settings(small.home).database_url_file is None
+        assert coordinate(small.home, "db", "move", file) == 0
+        there = open_database(small.home)
+        assert there.url == Database(url).url
+        assert MemberRegistry(there).all() == members
+        assert RunStore.of(small.home).open("spring-1").rounds_done() == 1
+        AuditEvents(there).record("tried", subject="x", now=datetime.now(UTC))  # numbering goes on
+        assert coordinate(small.home, "db", "move", file) == 4, "only an empty database is written to"
+        assert MemberRegistry(there).all() == members
         there.close()
-    assert file.is_file()
 
 
 def test_private_keys_are_in_a_backup_only_when_asked_for_and_the_roots_never(
