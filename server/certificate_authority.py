@@ -1,7 +1,7 @@
 """The federation's certificate authority: who may speak to the coordinator, for how long, under which name.
 
-What signs here is the online intermediate. The root that vouches for it lies offline (`ringfence.server.root_authority`), so
-that whoever takes this machine can be shut out without every member having to join again.
+What signs here is the online intermediate. The root that vouches for it lies offline (`ringfence.server.root_authority`): what
+is stolen from this machine ends with the intermediate, and a new one needs no member to join again.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from ringfence.model.joining import TrustBundle, bundle_digest, read_bundle
 MADE = Invitation("coordinator.example.org:9444", "ab" * 32, bytes(range(20)))
 
 
+@settings(deadline=None)
 @given(
     host=st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?", fullmatch=True),
     port=st.integers(1, 65535),
@@ -41,7 +42,7 @@ def test_a_string_that_was_cut_is_said_to_be(length: int) -> None:
         assert "cut short" in caught.value.message
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(place=st.integers(len(PREFIX) + 1, len(MADE.text()) - 1), letter=st.sampled_from("abzAZ019-_."))
 def test_one_wrong_letter_is_found(place: int, letter: str) -> None:
     text = MADE.text()
@@ -51,6 +52,7 @@ def test_one_wrong_letter_is_found(place: int, letter: str) -> None:
             parse_invitation(changed)
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=300))
 def test_any_other_text_is_refused_in_our_words(text: str) -> None:
     with pytest.raises(ConfigError):
