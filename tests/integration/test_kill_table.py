@@ -89,3 +89,10 @@ def kill_in_turn(killed: KillFederation, rows: Sequence[Row], *, after_round: in
 @pytest.mark.timeout(900)
 def test_the_worst_kills_neither_end_a_run_nor_charge_anybody_twice(killed: KillFederation) -> None:
     kill_in_turn(killed, WORST, after_round=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rows", [*TABLE, BESIDE], ids=lambda rows: "-".join(process for process, _ in rows))
+def test_no_kill_ends_a_run_or_charges_anybody_twice(killed: KillFederation, rows: list[Row]) -> None:
+    kill_in_turn(killed, rows, after_round=1)
