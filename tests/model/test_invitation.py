@@ -5,17 +5,18 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ringfence.model.errors import ConfigError, PeerError
 from ringfence.model.invitation import PREFIX, Invitation, parse_invitation
 from ringfence.model.joining import TrustBundle, bundle_digest, read_bundle
 
+BUSY = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 MADE = Invitation("coordinator.example.org:9444", "ab" * 32, bytes(range(20)))
 
 
-@settings(deadline=None)
+@settings(BUSY)
 @given(
     host=st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?", fullmatch=True),
     port=st.integers(1, 65535),
@@ -42,7 +43,7 @@ def test_a_string_that_was_cut_is_said_to_be(length: int) -> None:
         assert "cut short" in caught.value.message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(BUSY, max_examples=300)
 @given(place=st.integers(len(PREFIX) + 1, len(MADE.text()) - 1), letter=st.sampled_from("abzAZ019-_."))
 def test_one_wrong_letter_is_found(place: int, letter: str) -> None:
     text = MADE.text()
@@ -52,7 +53,7 @@ def test_one_wrong_letter_is_found(place: int, letter: str) -> None:
             parse_invitation(changed)
 
 
-@settings(deadline=None)
+@settings(BUSY)
 @given(text=st.text(max_size=300))
 def test_any_other_text_is_refused_in_our_words(text: str) -> None:
     with pytest.raises(ConfigError):
