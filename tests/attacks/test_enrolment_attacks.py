@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -84,12 +85,14 @@ class Impostor(wire_grpc.EnrollmentServiceServicer):
 
 
 @contextmanager
-def standing_between(bundle: bytes, folder: Path) -> Iterator[tuple[Impostor, str]]:
+def standing_between(bundle: bytes, folder: Path, *, own_authority: bool) -> Iterator[tuple[Impostor, str]]:
     """Listen with a certificate of another authority for the same names; give the address."""
     home = CoordinatorHome(folder).create()
     now = datetime.now(UTC)
     authority = create_certificate_authority(home, federation="example", now=now)
     write_server_certificate(home, authority=authority, names=("localhost", "127.0.0.1"), now=now)
+    if own_authority:
+        bundle = json.dumps(json.loads(bundle) | {"ca": home.ca_file.read_text()}).encode()
     impostor = Impostor(bundle)
     server = grpc.server(futures.ThreadPoolExecutor(2))
     wire_grpc.add_EnrollmentServiceServicer_to_server(impostor, server)
@@ -107,8 +110,10 @@ def test_whoever_stands_between_gets_no_secret(desk: Desk, tmp_path: Path, bundl
     name = f"between-{bundle.replace(' ', '-')}"
     invitation = desk.invite(name)
     right = (desk.home.bundles / f"{invitation.bundle_sha256}.json").read_bytes()
-    served = right if bundle == "the right one" else right.replace(b"127.0.0.1", b"127.0.0.2")
-    with standing_between(served, tmp_path / "impostor") as (impostor, address):
+    with standing_between(right, tmp_path / "impostor", own_authority=bundle == "its own") as (
+        impostor,
+        address,
+    ):
         with pytest.raises(PeerError) as caught:
             desk.join(replace(invitation, address=address), folder=name)
         assert impostor.asked.is_set()
