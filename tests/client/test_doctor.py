@@ -308,8 +308,11 @@ def test_a_gateway_with_a_wrong_name_or_time_is_not_believed(
     serving: Serving, home: MemberHome, tmp_path: Path, names: tuple[str, ...], age: timedelta, words: str
 ) -> None:
     fake = own_certificate(serving, tmp_path, names=names, age=age)
+    # 127.0.0.1 stands in every listener's certificate, so the wrong name is looked for at another loopback address.
     with fake_gateway(
-        certificate_file=fake.server_certificate_file, key_file=fake.server_key_file
+        certificate_file=fake.server_certificate_file,
+        key_file=fake.server_key_file,
+        host="127.0.0.1" if "127.0.0.1" in names else "127.0.0.9",
     ) as address:
         change(home, fleet_address=address)
         found = findings(home)["TLS"]

@@ -33,6 +33,10 @@ ALLOWED = {
     ("enrolment.py", "create_connection"): "the same",
     ("coordinator_probe.py", "ssl"): "one request without content, for the doctor",
     ("coordinator_probe.py", "http"): "the same",
+    (
+        "release_following.py",
+        "subprocess",
+    ): "our own command, `ringfence model`, in a process that ends with the look",
     ("sql_source.py", "sqlalchemy"): "the member's own database, in a process without a part in training",
     ("sql_source.py", "psycopg"): "names of its types",
     ("source_files.py", "fsspec"): "the member's own object store, in the same process",

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -249,9 +249,10 @@ def test_a_download_that_was_stopped_goes_on_after_a_restart(
     offsets: list[int] = []
     serve = ReleaseService.DownloadArtifact
 
-    def watch(self: ReleaseService, request: object, context: object) -> object:
+    async def watch(self: ReleaseService, request: object, context: object) -> AsyncIterator[object]:
         offsets.append(request.offset)  # type: ignore[attr-defined]
-        return serve(self, request, context)  # type: ignore[arg-type]
+        async for part in serve(self, request, context):  # type: ignore[arg-type]
+            yield part
 
     monkeypatch.setattr(ReleaseService, "DownloadArtifact", watch)
     with federation.serving() as address:

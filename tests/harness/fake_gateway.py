@@ -19,6 +19,7 @@ def fake_gateway(
     key_file: Path | None,
     says_time: datetime | None = None,
     status: int = 404,
+    host: str = "127.0.0.1",
 ) -> Iterator[str]:
     """Serve on a free loopback port for the length of the block, and yield its address.
 
@@ -27,8 +28,9 @@ def fake_gateway(
         key_file: its key.
         says_time: the Date header; None for none.
         status: of every answer.
+        host: a loopback address to listen on.
     """
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((host, 0))
     context = None
     if certificate_file is not None and key_file is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -53,7 +55,7 @@ def fake_gateway(
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{host}:{listener.getsockname()[1]}"
     finally:
         # Closing alone does not wake an accept.
         with contextlib.suppress(OSError):
