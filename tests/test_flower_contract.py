@@ -24,6 +24,7 @@ USED: dict[str, tuple[str, ...] | None] = {
     "flwr.common.serde:user_config_to_proto": ("user_config",),
     "flwr.app.message:remove_content_from_message": ("message",),
     "flwr.supercore.cli:flower_superexec": (),
+    "flwr.supercore.constant:NodeStatus.UNREGISTERED": None,
     "flwr.supercore.control:ControlHttpClient.from_server_address": None,
     "flwr.supercore.heartbeat:HeartbeatSender": ("heartbeat_fn",),
     "flwr.supercore.heartbeat:HeartbeatSender.start": ("self",),

@@ -81,6 +81,8 @@ def test_a_demonstration_that_is_stopped_takes_its_processes_with_it(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     # The demonstration itself, the coordinator's four processes and three agents.
