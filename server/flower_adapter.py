@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringfence.model.errors import ConnectionFailedError, PeerError
-from ringfence.model.round_messages import APP_ID
+from ringfence.server.thin_bundle import BUNDLE_PROJECT
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,28 +40,6 @@ _QUIET_ENVIRONMENT = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
 }
-# The bundle holds this file and nothing else: the code that runs is what the coordinator installed.
-_BUNDLE_PROJECT = f"""\
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-
-[project]
-name = "{APP_ID.split("/")[1]}"
-version = "1.0.0"
-license = "Apache-2.0"
-dependencies = ["flwr==1.41.0"]
-
-[tool.flwr.app]
-publisher = "{APP_ID.split("/")[0]}"
-
-[tool.flwr.app.components]
-serverapp = "ringfence.server.app:app"
-clientapp = "ringfence.client.app:app"
-
-[tool.flwr.app.config]
-run = ""
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +75,7 @@ def build_bundle() -> tuple[bytes, str]:
     """Return the bundle that Flower asks for and its SHA-256: one project file, made in memory."""
     from flwr.cli.build import build_fab_from_files
 
-    content, _ = build_fab_from_files({"pyproject.toml": _BUNDLE_PROJECT.encode()})
+    content, _ = build_fab_from_files({"pyproject.toml": BUNDLE_PROJECT.encode()})
     return content, hashlib.sha256(content).hexdigest()
 
 
