@@ -82,5 +82,5 @@ def see_through(run: Run, *parts: Callable[[], object]) -> None:
 
 
 def _fail(run: Run, error: RingfenceError) -> None:
-    run.add_event(event_now("failed", detail=error.message))
-    run.update(status="failed", reason=error.message)
+    if run.update_while("running", status="failed", reason=error.message):
+        run.add_event(event_now("failed", detail=error.message))

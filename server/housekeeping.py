@@ -121,16 +121,16 @@ class RunKeeper:
         reached = len(run.history())
         tries, at = self._restarts.get(run.name, (0, reached))
         tries = tries + 1 if at == reached else 1  # progress since the last restart clears the count
-        self._restarts[run.name] = (tries, reached)
         if tries > _MAX_RESTARTS:
             reason = f"It stopped {_MAX_RESTARTS} times after round {reached - 1}."
-            self.launcher.give_up(run, reason=reason)
-            run.add_event(event_now("failed", detail=reason))
+            if self.launcher.give_up(run, reason=reason):
+                run.add_event(event_now("failed", detail=reason))
             return
         log.warning("run %s has nobody at work on it: starting it again from round %d", run.name, reached - 1)
         try:
             self.launcher.start(run)
-        except ConnectionFailedError:
-            raise
+        except (ConnectionFailedError, StorageError):
+            raise  # the coordinator's own trouble is no fault of the run, and counts for nothing
         except (ConfigError, PeerError) as error:
             log.warning("run %s: %s", run.name, error.message)
+        self._restarts[run.name] = (tries, reached)

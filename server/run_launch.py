@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 
 from ringfence.model.errors import ConfigError, PeerError, RingfenceError
@@ -15,6 +16,8 @@ from ringfence.server.fleet_service import ensure_secrets, read_private_address
 from ringfence.server.flower_adapter import FlowerControl
 from ringfence.server.run_store import Run, RunStore, SignedPlan, event_now
 from ringfence.server.signing_keys import load_coordinator_key
+
+_LAST_WORDS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ class Launcher:
             ConnectionFailedError: the fleet service does not run.
         """
         record = run.record()
+        if record.status == "stopped":
+            self._wait_for_the_last_worker(run)
         if run.has_worker():
             raise ConfigError(
                 f"The run {run.name} is at work.", hint=f"See: ringfence-coordinator run watch {run.name}"
@@ -141,14 +146,18 @@ class Launcher:
             state = control.run_state(record.flower_run_id)
             if state is not None and state.status != "finished":
                 control.stop_run(record.flower_run_id)
-        # Before Flower is asked: a server app that finds its run in an end state would end at once.
-        run.update(status="running", reason="")
+        # Before Flower is asked: a server app that finds its run in an end state would end at once. An operator may decide
+        # otherwise between any two of these lines, from another process: what was decided last holds.
+        if not run.update_while(record.status, status="running", reason=""):
+            return
         run.add_event(event_now("started"))
         try:
-            run.update(flower_run_id=control.start_run(run.name))
+            flower_run_id = control.start_run(run.name)
         except RingfenceError:
-            run.update(status=record.status, reason=record.reason)
+            run.update_while("running", status=record.status, reason=record.reason)
             raise
+        if not run.update_while("running", flower_run_id=flower_run_id):
+            control.stop_run(flower_run_id)
 
     def stop(self, run: Run) -> None:
         """Stop a run; what it reached stays and it can be resumed.
@@ -167,13 +176,22 @@ class Launcher:
             with contextlib.suppress(PeerError):
                 self.control().stop_run(record.flower_run_id)
 
-    def give_up(self, run: Run, *, reason: str) -> None:
-        """Note that a run failed, and keep Flower from starting somebody for it after all."""
-        run.update(status="failed", reason=reason)
+    @staticmethod
+    def _wait_for_the_last_worker(run: Run) -> None:
+        """Give the process that worked on a run that was just stopped the moment that it takes to end."""
+        deadline = time.monotonic() + _LAST_WORDS_S
+        while run.has_worker() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def give_up(self, run: Run, *, reason: str) -> bool:
+        """Note that a run failed, and keep Flower from starting somebody for it after all; return whether it was running."""
+        if not run.update_while("running", status="failed", reason=reason):
+            return False
         flower_run_id = run.record().flower_run_id
         if flower_run_id is not None:
             with contextlib.suppress(PeerError):  # whoever is started reads that the run failed, and ends
                 self.control().stop_run(flower_run_id)
+        return True
 
     def _free_name(self, stem: str) -> str:
         taken = {run.name for run in self.runs.all()}

@@ -147,8 +147,22 @@ class Run:
     def update(self, **changes: object) -> RunRecord:
         """Change the record and return it."""
         with self._database.transaction() as connection:
-            changed = RunRecord.model_validate({**self.record().model_dump(), **changes})
-            connection.execute(runs.update().where(runs.c.name == self.name).values(**dict(changed)))
+            return self._write(connection, changes)
+
+    def update_while(self, status: str, /, **changes: object) -> bool:
+        """Change the record if its status is still ``status``; return whether it was.
+
+        Looking and changing are one transaction: what an operator decided meanwhile is not overwritten.
+        """
+        with self._database.transaction() as connection:
+            still = self.record().status == status
+            if still:
+                self._write(connection, changes)
+        return still
+
+    def _write(self, connection: Connection, changes: Mapping[str, object]) -> RunRecord:
+        changed = RunRecord.model_validate({**self.record().model_dump(), **changes})
+        connection.execute(runs.update().where(runs.c.name == self.name).values(**dict(changed)))
         return changed
 
     def history(self) -> list[NDArray[np.float64]]:

@@ -134,6 +134,7 @@ class Supervisor:
         notice, is_ready = ServiceNotice.from_environment(), False
         registry = MemberRegistry(open_database(self.home, settings=self.settings))
         certificate = ListenersRenewal(self.home, self.settings, now=lambda: datetime.now(UTC))
+        said = ""
         try:
             while not stop.is_set():
                 self.claim.keep()
@@ -144,13 +145,16 @@ class Supervisor:
                 try:
                     register_members(registry, control=launcher.control())
                     keeper.tick()
+                    said = ""
                     if not is_ready:
                         is_ready = True
                         notice.ready(f"serving {self.settings.federation}")
                 except ConnectionFailedError:
                     pass  # the fleet service is starting
                 except RingfenceError as error:
-                    log.warning("%s", error.message)
+                    if error.message != said:  # once, not twice a second
+                        log.warning("%s", error.message)
+                    said = error.message
                 stop.wait(_TICK_S)
         finally:
             notice.stopping()

@@ -161,11 +161,11 @@ def test_a_request_that_is_too_large_or_is_no_message_harms_nobody(
 ) -> None:
     raw = stranger.unary_unary(ENROLL)
     with pytest.raises(grpc.RpcError) as caught:
-        raw(b"\n" + b"\xff" * (1 << 20), timeout=10)
+        raw(b"\n" + b"\xff" * (1 << 20), timeout=60)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     for content in (b"\xff\xff\xff", b"\n\xff", b"hello", bytes(range(256)) * 100):
         with pytest.raises(grpc.RpcError) as caught:
-            raw(content, timeout=10)
+            raw(content, timeout=60)
         assert isinstance(from_call(caught.value), PeerError)
     desk.join(desk.invite("after-garbage"), folder="after-garbage")
 
@@ -188,7 +188,7 @@ def test_a_request_that_makes_no_sense_is_refused_in_our_words(
     stranger: grpc.Channel, message: wire.EnrollRequest
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        wire_grpc.EnrollmentServiceStub(stranger).Enroll(message, timeout=10)
+        wire_grpc.EnrollmentServiceStub(stranger).Enroll(message, timeout=60)
     error = from_call(caught.value)
     assert isinstance(error, PeerError)
     assert error.hint
@@ -198,7 +198,7 @@ def test_a_request_that_makes_no_sense_is_refused_in_our_words(
 def test_nothing_but_bundles_is_served(stranger: grpc.Channel, name: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         wire_grpc.EnrollmentServiceStub(stranger).GetTrustBundle(
-            wire.GetTrustBundleRequest(sha256=name), timeout=10
+            wire.GetTrustBundleRequest(sha256=name), timeout=60
         )
     assert isinstance(from_call(caught.value), NotFoundError)
 
@@ -211,8 +211,8 @@ def test_a_call_without_a_deadline_is_refused(stranger: grpc.Channel) -> None:
 
 def test_strangers_reach_no_other_service_there(stranger: grpc.Channel) -> None:
     for call in (
-        lambda: ReleaseServiceStub(stranger).ListReleases(release_wire.ListReleasesRequest(), timeout=10),
-        lambda: IdentityServiceStub(stranger).WhoAmI(identity_wire.WhoAmIRequest(), timeout=10),
+        lambda: ReleaseServiceStub(stranger).ListReleases(release_wire.ListReleasesRequest(), timeout=60),
+        lambda: IdentityServiceStub(stranger).WhoAmI(identity_wire.WhoAmIRequest(), timeout=60),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             call()
@@ -364,7 +364,7 @@ def test_the_certificates_name_one_member_each_and_the_chain_ends_at_the_root(de
 def _guess(stub: wire_grpc.EnrollmentServiceStub) -> RingfenceError | None:
     request = wire.GetTrustBundleRequest(sha256="0" * 64)
     try:
-        stub.GetTrustBundle(request, timeout=10)
+        stub.GetTrustBundle(request, timeout=60)
     except grpc.RpcError as error:
         return from_call(error)
     return None

@@ -111,9 +111,9 @@ def test_nobody_but_an_active_member_is_served(
     with federation.serving() as address, grpc.secure_channel(address, credentials) as channel:
         stub = ReleaseServiceStub(channel)
         calls: tuple[Callable[[], object], ...] = (
-            lambda: stub.ListReleases(wire.ListReleasesRequest(), timeout=5),
-            lambda: stub.GetMetadata(wire.GetMetadataRequest(name="timestamp.json"), timeout=5),
-            lambda: list(stub.DownloadArtifact(wire.DownloadArtifactRequest(path="x"), timeout=5)),
+            lambda: stub.ListReleases(wire.ListReleasesRequest(), timeout=60),
+            lambda: stub.GetMetadata(wire.GetMetadataRequest(name="timestamp.json"), timeout=60),
+            lambda: list(stub.DownloadArtifact(wire.DownloadArtifactRequest(path="x"), timeout=60)),
         )
         for call in calls:
             with pytest.raises(grpc.RpcError) as caught:
@@ -126,21 +126,21 @@ def test_an_active_member_is_served_and_the_service_says_that_it_is_healthy(
 ) -> None:
     with federation.serving() as address, federation.channel("acme", address) as channel:
         stub = ReleaseServiceStub(channel)
-        assert stub.GetMetadata(wire.GetMetadataRequest(name="timestamp.json"), timeout=5).content
+        assert stub.GetMetadata(wire.GetMetadataRequest(name="timestamp.json"), timeout=60).content
         health = health_pb2_grpc.HealthStub(channel)
         request = health_pb2.HealthCheckRequest(service="ringfence.v1.ReleaseService")
-        assert health.Check(request, timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+        assert health.Check(request, timeout=60).status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_a_suspension_holds_from_the_next_call_on_and_ends_with_resume(federation: TrustFederation) -> None:
     with federation.serving() as address, federation.channel("acme", address) as channel:
         stub = ReleaseServiceStub(channel)
-        stub.ListReleases(wire.ListReleasesRequest(), timeout=5)
+        stub.ListReleases(wire.ListReleasesRequest(), timeout=60)
         federation.registry.suspend("acme")
         with pytest.raises(grpc.RpcError):
-            stub.ListReleases(wire.ListReleasesRequest(), timeout=5)
+            stub.ListReleases(wire.ListReleasesRequest(), timeout=60)
         federation.registry.resume("acme")
-        stub.ListReleases(wire.ListReleasesRequest(), timeout=5)
+        stub.ListReleases(wire.ListReleasesRequest(), timeout=60)
 
 
 @pytest.mark.parametrize("timeout_s", [None, 7200.0])
@@ -169,10 +169,10 @@ def test_nothing_outside_the_published_files_is_served(path: str, federation: Tr
     with federation.serving() as address, federation.channel("acme", address) as channel:
         stub = ReleaseServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            list(stub.DownloadArtifact(wire.DownloadArtifactRequest(path=path), timeout=5))
+            list(stub.DownloadArtifact(wire.DownloadArtifactRequest(path=path), timeout=60))
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
         with pytest.raises(grpc.RpcError) as caught:
-            stub.GetMetadata(wire.GetMetadataRequest(name=path), timeout=5)
+            stub.GetMetadata(wire.GetMetadataRequest(name=path), timeout=60)
         assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
@@ -184,7 +184,7 @@ def test_trouble_of_the_coordinators_own_tells_a_member_nothing_about_it(federat
         federation.channel("acme", address) as channel,
         pytest.raises(grpc.RpcError) as caught,
     ):
-        ReleaseServiceStub(channel).ListReleases(wire.ListReleasesRequest(), timeout=5)
+        ReleaseServiceStub(channel).ListReleases(wire.ListReleasesRequest(), timeout=60)
     found = from_call(caught.value)
     assert type(found) is PeerError
     assert str(federation.root) not in found.message + found.hint + str(caught.value)

@@ -30,6 +30,30 @@ def family_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
+def agents_of(folder: Path) -> list[psutil.Process]:
+    """Return the agents among them."""
+    found = []
+    for process in family_of(folder):
+        try:
+            if "agent" in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for_agents(started: subprocess.Popen, folder: Path, *, count: int) -> list[psutil.Process]:
+    """Wait until a demonstration is past the joining and its agents run."""
+    deadline = time.monotonic() + 300
+    while True:
+        agents = agents_of(folder)
+        if len(agents) >= count:
+            return agents
+        assert started.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline, f"{len(agents)} agents of {count}"
+        time.sleep(0.2)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "demonstration"
@@ -84,12 +108,8 @@ def test_a_demonstration_that_is_stopped_takes_its_processes_with_it(
         # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 120
-    # The demonstration itself, the coordinator's four processes and three agents.
-    while len(family_of(folder)) < 7 and time.monotonic() < deadline:
-        assert started.poll() is None, "it ended by itself"
-        time.sleep(0.2)
-    assert len(family_of(folder)) >= 7
+    wait_for_agents(started, folder, count=3)
+    assert len(family_of(folder)) >= 7, "the demonstration, the coordinator's processes and three agents"
     started.send_signal(stop)
     started.communicate(timeout=60)
     assert started.returncode == 130
@@ -103,13 +123,7 @@ def test_a_process_of_the_demonstration_that_dies_ends_it_with_its_last_words(fo
         stderr=subprocess.STDOUT,
         text=True,
     )
-    deadline = time.monotonic() + 120
-    agents: list[psutil.Process] = []
-    while not agents and time.monotonic() < deadline:
-        assert started.poll() is None, "it ended by itself"
-        agents = [process for process in family_of(folder) if "agent" in process.cmdline()]
-        time.sleep(0.2)
-    agents[0].kill()
+    wait_for_agents(started, folder, count=1)[0].kill()
     printed, _ = started.communicate(timeout=90)
     assert started.returncode == 1
     assert "error:" in printed

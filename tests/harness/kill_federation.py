@@ -6,6 +6,8 @@ import itertools
 import re
 import signal
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psutil
@@ -77,6 +79,17 @@ class KillFederation:
         wait_until(lambda: launcher.start(run) is None, what="the run starts")
         return run
 
+    @contextmanager
+    def run_after_round_one(self, **terms: int) -> Iterator[Run]:
+        """Start a run and hold it after its first round while the block prepares what is to happen in the next ones."""
+        trap = self.traps("coordinator").arm("after-checkpoint")
+        try:
+            run = self.start_run(**terms)
+            trap.wait(or_until=lambda: run.record().status != "running")
+            yield run
+        finally:
+            trap.release()
+
     def wait_for_end(self, run: Run) -> None:
         wait_until(lambda: run.record().status != "running", what="the run ends", timeout_s=240)
         assert run.record().status == "completed", run.record().reason
@@ -91,29 +104,66 @@ class KillFederation:
                 [top] if process != "worker" else [one for one in top.children() if _is(one, "spawn_main")]
             )
         else:
-            # By the mark of the command and the folder, not by parentage: a child outlives its parent.
-            home = str(self.federation.coordinator.root)
-            marked = [one for one in psutil.process_iter() if _is(one, _MARKS[process], home=home)]
+            marked = self._of_coordinator(process)
         return marked[0] if len(marked) == 1 else None
+
+    def _of_coordinator(self, *kinds: str) -> list[psutil.Process]:
+        # By the mark of the command and the folder, not by parentage: a child outlives its parent.
+        home = str(self.federation.coordinator.root)
+        return [
+            one for one in psutil.process_iter() if any(_is(one, _MARKS[kind], home=home) for kind in kinds)
+        ]
+
+    def find_at_work(self, process: str) -> psutil.Process | None:
+        """Return the one process of a kind once it does its work: not what a killed coordinator left, not one that starts."""
+        found = self.find(process)
+        if found is None or process not in ("fleet", "control", "superexec"):
+            return found
+        try:
+            if found.ppid() != self.processes.running["serve"].pid:
+                return None
+            return found if process != "fleet" or self._listens(found) else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def _listens(self, gateway: psutil.Process) -> bool:
+        port = int(self.federation.settings.fleet_address.rpartition(":")[2])
+        return any(
+            one.status == psutil.CONN_LISTEN and one.laddr.port == port
+            for one in gateway.net_connections(kind="tcp")
+        )
 
     def kill(self, process: str) -> None:
         """Kill one process and nothing else, as the system does when it is out of memory."""
-        wait_until(lambda: self.find(process), what=f"{process} is there to be killed")
-        if process == "fleet":
-            wait_until(lambda: accepts(self.federation.settings.fleet_address), what="the gateway listens")
-        victim = self.find(process)
-        assert victim is not None
-        victim.send_signal(signal.SIGKILL)
-        wait_until(lambda: _is_dead(victim), what=f"{process} is dead", timeout_s=20)
+        killed: list[psutil.Process] = []
+
+        def is_killed() -> bool:
+            victim = self.find_at_work(process)
+            if victim is not None:
+                with suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile: somebody follows it
+                    victim.send_signal(signal.SIGKILL)
+                    killed.append(victim)
+            return bool(killed)
+
+        wait_until(is_killed, what=f"{process} is there to be killed")
+        wait_until(lambda: _is_dead(killed[0]), what=f"{process} is dead", timeout_s=60)
 
     def restart(self, process: str) -> None:
         """Start again what nobody of ours starts: on a member's or coordinator's host, systemd does."""
         if process == "agent":
-            self.processes.running[f"agent-{TRAPPED}"].wait(20)
+            self.processes.running[f"agent-{TRAPPED}"].wait(60)
             self.start_agent(TRAPPED)
         elif process == "coordinator":
-            self.processes.running["serve"].wait(20)
+            self.processes.running["serve"].wait(60)
+            # systemd begins when the whole unit is gone; what a killed coordinator leaves takes a moment to end.
+            wait_until(lambda: not self._of_coordinator(*_MARKS), what="what the coordinator left is gone")
             self.serve()
+
+    def start_what_is_missing(self) -> None:
+        """Start again what a test that failed between a kill and a restart left dead."""
+        for process, name in (("agent", f"agent-{TRAPPED}"), ("coordinator", "serve")):
+            if self.processes.running[name].poll() is not None:
+                self.restart(process)
 
     def check(self, run: Run, *, complete: bool = True) -> None:
         """Hold a completed run against the members' outboxes: the right model, from the right questions, charged once.

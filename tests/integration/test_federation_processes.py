@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -81,9 +82,10 @@ def listening(process: subprocess.Popen[bytes]) -> set[tuple[str, int]]:
     """Return what a process and everything below it listen on, as ``ss -ltnp`` would."""
     found = set()
     for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
-        for connection in one.net_connections(kind="inet"):
-            if connection.status == psutil.CONN_LISTEN or connection.type.name == "SOCK_DGRAM":
-                found.add((connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port))
+        with contextlib.suppress(psutil.NoSuchProcess):  # a child that ended meanwhile listens nowhere
+            for connection in one.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN or connection.type.name == "SOCK_DGRAM":
+                    found.add((connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port))
     return found
 
 
@@ -105,7 +107,7 @@ def test_members_listen_nowhere_and_one_that_is_killed_in_a_run_is_left_out_and_
     running: Running,
 ) -> None:
     # Enough that the run is not over before the agent is killed, however fast the machine is.
-    rounds = 14
+    rounds = 40
     run = running.start_run(make_plan(rounds=rounds, minimum=2, deadline_s=15, attempts=5), "one-less")
     wait_until(lambda: run.rounds_done() >= 1, what="a round is done")
     check_listeners(running)
@@ -123,7 +125,7 @@ def test_members_listen_nowhere_and_one_that_is_killed_in_a_run_is_left_out_and_
     assert min(count for _, count in answered) == 2
     wait_until(lambda: "connected to" in running.log("agent-gamma")[said_before:], what="gamma is back")
     # Flower counts a killed node as connected for up to a minute, and lets it in at once all the same.
-    assert "Next try" not in running.log("agent-gamma")[said_before:]
+    assert "Next try" not in running.log("agent-gamma")[said_before:].partition("connected to")[0]
 
 
 def test_a_coordinator_that_is_killed_in_a_run_goes_on_with_it_when_it_serves_again(
@@ -156,7 +158,8 @@ def test_nothing_that_went_wrong_left_a_traceback_or_a_word_of_a_conversation(ru
         assert "please keep this" not in content, log.name
     for path in running.federation.coordinator.root.rglob("*"):
         if path.is_file():
-            assert b"please keep this" not in path.read_bytes(), path.name
+            with contextlib.suppress(FileNotFoundError):  # a database's side file that went meanwhile
+                assert b"please keep this" not in path.read_bytes(), path.name
 
 
 def members(running: Running) -> list:

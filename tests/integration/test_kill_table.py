@@ -66,9 +66,13 @@ def kill_in_turn(killed: KillFederation, rows: Sequence[Row], *, after_round: in
     def arm(row: Row) -> Trap:
         return killed.traps(HELD[row[1]]).arm(row[1])
 
-    traps = [arm(rows[0])] if after_round == 0 else []
-    run = killed.start_run()
-    wait_until(lambda: run.rounds_done() >= after_round, what="members answer")
+    killed.start_what_is_missing()
+    if after_round == 0:
+        traps = [arm(rows[0])]
+        run = killed.start_run()
+    else:
+        with killed.run_after_round_one() as run:
+            traps = [arm(rows[0])]
     try:
         for number, (process, _) in enumerate(rows):
             if number == len(traps):

@@ -51,10 +51,9 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
 
 def cut_while_held(faulty: Faulty, place: str, *, seconds: float) -> None:
     """Cut acme's network while it is at a place of a round, and mend it some time after something was held back."""
-    run = faulty.federation.start_run()
-    wait_until(lambda: run.rounds_done() >= 1, what="members answer")
-    trap = faulty.federation.traps("acme").arm(place)
-    trap.wait()
+    with faulty.federation.run_after_round_one() as run:
+        trap = faulty.federation.traps("acme").arm(place)
+    trap.wait(or_until=lambda: run.record().status != "running")
     faulty.network.cut()
     try:
         trap.release()
@@ -79,9 +78,8 @@ def test_a_network_that_is_cut_for_a_minute_costs_time_and_nothing_else(faulty: 
 
 @pytest.mark.slow
 def test_a_run_goes_on_without_a_member_that_is_cut_off_and_takes_it_back(faulty: Faulty) -> None:
-    run = faulty.federation.start_run(minimum=1, rounds=8)
-    wait_until(lambda: run.rounds_done() >= 1, what="members answer")
-    faulty.network.cut()
+    with faulty.federation.run_after_round_one(minimum=1, rounds=20) as run:
+        faulty.network.cut()
     try:
         reached = run.rounds_done()
         wait_until(lambda: run.rounds_done() >= reached + 2, what="rounds go on without acme")
@@ -96,10 +94,9 @@ def test_a_run_goes_on_without_a_member_that_is_cut_off_and_takes_it_back(faulty
 
 @pytest.mark.slow
 def test_a_member_that_is_suspended_in_the_middle_of_a_round_is_in_no_model_after_it(faulty: Faulty) -> None:
-    run = faulty.federation.start_run(minimum=1)
-    wait_until(lambda: run.rounds_done() >= 1, what="members answer")
-    trap = faulty.federation.traps("acme").arm("in-training")
-    trap.wait()
+    with faulty.federation.run_after_round_one(minimum=1) as run:
+        trap = faulty.federation.traps("acme").arm("in-training")
+    trap.wait(or_until=lambda: run.record().status != "running")
     reached = run.rounds_done()
     faulty.member("suspend", "acme")
     trap.release()
@@ -139,8 +136,8 @@ def test_a_member_whose_clock_is_wrong_by_an_hour_is_told_so_and_takes_part_once
 @pytest.mark.slow
 def test_a_coordinator_database_that_somebody_holds_for_a_while_ends_no_run(faulty: Faulty) -> None:
     """A backup tool that locks the file for longer than anybody's patience with it."""
-    run = faulty.federation.start_run()
-    wait_until(lambda: run.rounds_done() >= 1, what="members answer")
+    with faulty.federation.run_after_round_one() as run:
+        pass
     file = faulty.federation.federation.coordinator.root / "coordinator.db"
     with sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=60, isolation_level=None) as holder:
         holder.execute("BEGIN IMMEDIATE")

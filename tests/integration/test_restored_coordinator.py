@@ -21,7 +21,9 @@ from federation_harness import (
 from ringfence.model.settings_file import toml_text
 from ringfence.server.run_store import Run, RunStore
 
-ROUNDS = 8
+ROUNDS = (
+    30  # enough that the run is under way while a backup is taken, however fast the one and slow the other
+)
 
 
 def command(federation: MadeFederation, *arguments: object) -> dict[str, object]:

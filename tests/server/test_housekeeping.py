@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +15,7 @@ from databases import run_store
 from federation_harness import MadeFederation, make_federation
 from round_table import table_plan
 
-from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
+from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError, StorageBusyError
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.flower_adapter import RunState
 from ringfence.server.housekeeping import RunKeeper, register_members
@@ -36,6 +38,7 @@ class FakeControl:
     started: list[str] = field(default_factory=list)
     stopped: list[int] = field(default_factory=list)
     refuses: Exception | None = None
+    meanwhile: Callable[[], object] = lambda: None
 
     def node_ids(self) -> dict[bytes, int]:
         return dict(self.nodes)
@@ -54,6 +57,7 @@ class FakeControl:
         return self.state
 
     def start_run(self, run: str) -> int:
+        self.meanwhile()
         if self.refuses is not None:
             raise self.refuses
         self.started.append(run)
@@ -258,6 +262,71 @@ def test_a_start_that_flower_refuses_leaves_the_run_as_it_was(
     control.refuses = PeerError("Refused.")
     ticks(keeper, TICKS_OF_PATIENCE)
     assert (run.record().status, run.record().flower_run_id) == ("running", 7)
+
+
+@pytest.mark.parametrize("refuses", [None, PeerError("Refused.")], ids=["started", "refused"])
+@pytest.mark.parametrize("decided", ["stopped", "failed"])
+def test_what_an_operator_decides_while_a_run_is_started_again_holds(
+    keeper: RunKeeper, control: FakeControl, run: Run, refuses: Exception | None, decided: str
+) -> None:
+    control.refuses = refuses
+    control.meanwhile = lambda: run.update(status=decided, reason="by hand")
+    ticks(keeper, 3 * TICKS_OF_PATIENCE)
+    assert (run.record().status, run.record().reason) == (decided, "by hand")
+    assert control.stopped == ([1001] if refuses is None else []), "nobody is left to work on it"
+
+
+def test_a_run_that_is_stopped_before_it_is_started_again_is_not_started(
+    keeper: RunKeeper, control: FakeControl, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped_meanwhile(self: FakeControl, run_id: int) -> None:
+        run.update(status="stopped")
+
+    control.state = FINISHED
+    monkeypatch.setattr(FakeControl, "run_state", stopped_meanwhile)
+    keeper.launcher.start(run)
+    assert control.started == []
+    assert run.record().status == "stopped"
+
+
+def test_a_run_that_is_stopped_is_not_given_up(keeper: RunKeeper, run: Run) -> None:
+    run.update(status="stopped")
+    assert not keeper.launcher.give_up(run, reason="it stopped again and again")
+    assert run.record().status == "stopped"
+
+
+def test_a_database_that_is_locked_for_however_long_fails_no_run(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    control.refuses = StorageBusyError("Locked.")
+    for _ in range(20 * TICKS_OF_PATIENCE):
+        with suppress(StorageBusyError):
+            keeper.tick()
+    assert run.record().status == "running"
+    control.refuses = None
+    ticks(keeper, TICKS_OF_PATIENCE)
+    assert control.started == ["tiny"]
+
+
+def test_a_run_that_was_just_stopped_is_resumed_when_its_worker_has_ended(
+    keeper: RunKeeper, control: FakeControl, run: Run
+) -> None:
+    run.update(status="stopped")
+    let_go = threading.Event()
+
+    def work() -> None:
+        with run.work():
+            working.set()
+            let_go.wait(60)
+
+    working = threading.Event()
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    assert working.wait(60)
+    threading.Timer(0.3, let_go.set).start()
+    keeper.launcher.start(run)
+    worker.join(60)
+    assert run.record().status == "running"
 
 
 def test_a_fleet_service_that_is_away_is_told_to_the_caller(
