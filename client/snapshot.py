@@ -19,9 +19,16 @@ from ringfence.model.errors import ConfigError
 
 _PREFIX = "snapshot-"
 _ONE = (
-    "SELECT number, pseudonym, label, platform, by_time FROM entry JOIN conversation ON number = conversation"
+    "SELECT number, pseudonym, label, platform, by_time + by_number FROM entry JOIN conversation "
+    "ON number = conversation"
 )
 _MESSAGES = "SELECT author, text, time FROM message WHERE conversation = ? ORDER BY "
+_ORDERS = (
+    "sequence",
+    "time, CAST(id AS TEXT), sequence",
+    # Numbers beyond what SQLite counts with are equal to it: the longer one is larger.
+    "time, CAST(id AS INTEGER), length(id), id, sequence",
+)
 
 
 class Snapshot(Sequence[Conversation]):
@@ -99,11 +106,10 @@ class Snapshot(Sequence[Conversation]):
         return self._conversation(row)
 
     def _conversation(self, row: tuple[int, bytes, int | None, str | None, int]) -> Conversation:
-        number, pseudonym, label, platform, by_time = row
-        order = "time, id, sequence" if by_time else "sequence"
+        number, pseudonym, label, platform, order = row
         messages = tuple(
             Message(author=author.hex(), text=text, time=time)
-            for author, text, time in self._database.execute(_MESSAGES + order, (number,))
+            for author, text, time in self._database.execute(_MESSAGES + _ORDERS[order], (number,))
         )
         return Conversation(id=pseudonym.hex(), messages=messages, label=label, platform=platform)
 

@@ -27,7 +27,8 @@ _SCHEMA = """
 CREATE TABLE found (key TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE conversation (
     number INTEGER PRIMARY KEY, pseudonym BLOB NOT NULL UNIQUE, label INTEGER, platform TEXT, part INTEGER NOT NULL,
-    excluded INTEGER NOT NULL DEFAULT 0, given INTEGER NOT NULL DEFAULT 0, by_time INTEGER NOT NULL DEFAULT 0);
+    excluded INTEGER NOT NULL DEFAULT 0, given INTEGER NOT NULL DEFAULT 0, by_time INTEGER NOT NULL DEFAULT 0,
+    by_number INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE message (
     sequence INTEGER PRIMARY KEY, conversation INTEGER NOT NULL, id, author BLOB NOT NULL, time REAL, text TEXT NOT NULL);
 CREATE TABLE decision (conversation INTEGER NOT NULL, label INTEGER, decided_at REAL);
@@ -161,6 +162,11 @@ class SnapshotWriter:
         database.execute(
             "UPDATE conversation SET by_time = 1 WHERE NOT given AND number NOT IN "
             "(SELECT conversation FROM message WHERE time IS NULL)"
+        )
+        # Ids that are all of digits count, with zeros before them or without; among others 10 comes before 9a.
+        database.execute(
+            "UPDATE conversation SET by_number = 1 WHERE by_time AND number NOT IN "
+            "(SELECT conversation FROM message WHERE typeof(id) = 'text' AND id GLOB '*[^0-9]*')"
         )
         wanted = "NOT excluded AND (given OR number IN (SELECT conversation FROM message))"
         if self._labelled_only:

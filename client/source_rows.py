@@ -29,6 +29,8 @@ LABEL_COLUMNS: Mapping[str, str] = {
 OPTIONAL_LABEL_COLUMNS: Mapping[str, str] = {"decided_at": "the newest decision stands"}
 
 _UNDECIDED = object()
+_NUMBERS_BELOW = 2**63
+_LONGEST_NUMBER = 20
 
 
 class MessageRows:
@@ -54,9 +56,7 @@ class MessageRows:
         conversation, number, sender, sent_at, text = (row[place] for place in self._places)
         return SourceMessage(
             conversation=_identifier(conversation, MESSAGES, "conversation_id"),
-            id=number
-            if type(number) is int and abs(number) < 2**63
-            else _identifier(number, MESSAGES, "message_id"),
+            id=_message_id(number),
             sender=_identifier(sender, MESSAGES, "sender_id"),
             sent_at=_time(sent_at, MESSAGES, "sent_at"),
             text=_text(text),
@@ -143,13 +143,28 @@ def _bad(query: str, column: str, reason: str) -> DataError:
     )
 
 
+def _message_id(value: object) -> str | int:
+    """Return a whole number as one, whatever type the source gives it: 9 comes before 10, and "10" before "9"."""
+    if type(value) is int and abs(value) < _NUMBERS_BELOW:
+        return value
+    identifier = _identifier(value, MESSAGES, "message_id")
+    if len(identifier) > _LONGEST_NUMBER or not identifier.removeprefix("-").isdecimal():
+        return identifier
+    number = int(identifier)
+    # 007 is not 7, and what a snapshot cannot hold as a number stays a text.
+    return number if str(number) == identifier and abs(number) < _NUMBERS_BELOW else identifier
+
+
 def _identifier(value: object, query: str, column: str) -> str:
     if value is None:
         raise _bad(query, column, "is null in some row")
     if isinstance(value, UUID):
         value = str(value)
-    elif isinstance(value, Decimal | float) and not isinstance(value, bool) and value == int(value):
-        value = int(value)
+    elif isinstance(value, Decimal | float):
+        if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
+            raise _bad(query, column, "is not a finite number in some row")
+        if value == int(value):
+            value = int(value)
     try:
         return identifier_from(value, column)
     except FieldError as error:

@@ -37,11 +37,12 @@ _STATES = {
     "28000": ("could not be asked: the login is refused", "Check the user and password in the URL."),
     "3D000": ("could not be asked: there is no such database", "Check the name of the database in the URL."),
 }
+_NOT_CONVERTED = "22"
 _CLASSES = {
     "08": ("could not be asked: the connection failed", "Check host and port, and that the server runs."),
-    "22": (
+    _NOT_CONVERTED: (
         "meets a value that cannot be converted",
-        "Convert the column in the query, or leave such rows out.",
+        "Convert the column in the query, as NULLIF(sent_at, 'infinity'), or leave such rows out.",
     ),
     "40": ("was ended by the server to protect other work", "Try again."),
     "42": ("is not valid here", "Run it in the database's own console."),
@@ -253,6 +254,8 @@ def _rows(result: CursorResult[tuple[object, ...]], name: str) -> Iterator[Seque
 
 def _refusal(error: Exception, name: str) -> RingfenceError:
     """Return what may be said of a driver's error: what its code stands for."""
+    from sqlalchemy.exc import DataError as UnreadableValueError
+
     subject = "The database" if name == "database" else f"The {name} query"
     cause = getattr(error, "orig", None)
     state = getattr(cause, "sqlstate", None) or ""
@@ -261,7 +264,8 @@ def _refusal(error: Exception, name: str) -> RingfenceError:
         return DataError(f"{subject} {meaning}.", hint=hint)
     meaning, hint = (
         _STATES.get(state)
-        or _CLASSES.get(state[:2])
+        # A value that the server sent and the driver has no form for, as a time of 'infinity', has no SQLSTATE.
+        or _CLASSES.get(_NOT_CONVERTED if isinstance(error, UnreadableValueError) else state[:2])
         or (
             "could not be asked" if not state else "failed",
             "Check host, port and name in the URL, and that the server runs."

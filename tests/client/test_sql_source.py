@@ -214,6 +214,46 @@ def test_a_conversion_that_fails_does_not_quote_the_value(home: MemberHome, data
     ]
 
 
+@pytest.mark.parametrize("column", ["conversation_id", "message_id", "sender_id"])
+@pytest.mark.parametrize("value", ["infinite", "no number"])
+def test_an_id_that_is_no_finite_number_is_named_by_column(
+    home: MemberHome, database: ChatDatabase, column: str, value: str
+) -> None:
+    if database.kind == "sqlite":
+        if value == "no number":
+            pytest.skip("SQLite makes null of it")
+        expression = "9e999"
+    else:
+        expression = "'Infinity'::float8" if value == "infinite" else "'NaN'::numeric"
+    with pytest.raises(DataError, match=f"messages query, column {column}: is not a finite number"):
+        read(home, database, messages=MESSAGES.replace(column, f"{expression} AS {column}"))
+
+
+def test_numeric_ids_are_in_the_order_of_numbers(home: MemberHome, database: ChatDatabase) -> None:
+    database.say(*((f"c{2}", number, "wren", at(40), f"m{number}") for number in (10, 8, 12, 9, 11)))
+    kind = "REAL" if database.kind == "sqlite" else "numeric"
+    found = read(
+        home, database, messages=MESSAGES.replace("message_id", f"CAST(message_id AS {kind}) AS message_id")
+    )
+    said = [message.text for message in found["c2"].messages]
+    assert said == ["hello", "m8", "m9", "m10", "m11", "m12"]
+
+
+@pytest.mark.parametrize("value", ["infinity", "-infinity"])
+def test_a_time_without_end_is_a_value_that_cannot_be_converted_and_no_fault_of_the_connection(
+    home: MemberHome, database: ChatDatabase, value: str
+) -> None:
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has no times")
+    database.say(("c1", 9, "otter", value, PLANTED))
+    with pytest.raises(DataError, match="messages query meets a value that cannot be converted") as caught:
+        read(home, database)
+    assert "NULLIF(sent_at, 'infinity')" in caught.value.hint
+    assert "host" not in caught.value.hint
+    leaving_out = MESSAGES.replace("sent_at", f"NULLIF(sent_at, '{value}') AS sent_at")
+    assert len(read(home, database, messages=leaving_out)["c1"].messages) == 4
+
+
 def test_a_statement_that_takes_too_long_is_ended(home: MemberHome, database: ChatDatabase) -> None:
     if database.kind == "sqlite":
         pytest.skip("SQLite has no server that could end it")

@@ -108,6 +108,39 @@ def test_every_kind_of_file_gives_the_same_conversations(home: MemberHome, endin
     assert list(home.snapshots.glob("snapshot-*")) == []
 
 
+@pytest.mark.parametrize(
+    ("numbers", "in_order"),
+    [
+        (["8", "9", "10", "11", "12"], ["8", "9", "10", "11", "12"]),
+        (["098", "099", "100", "101"], ["098", "099", "100", "101"]),
+        (["-2", "-1", "0", "18446744073709551616"], ["-2", "-1", "0", "18446744073709551616"]),
+        (["10", "10a", "9", "9a"], ["10", "10a", "9", "9a"]),
+        (["01ARZ", "01BX5", "010ZZ"], ["010ZZ", "01ARZ", "01BX5"]),
+    ],
+    ids=["numbers", "zeros before them", "beyond what SQLite counts with", "mixed with text", "text"],
+)
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_messages_of_one_time_are_in_the_order_of_their_ids(
+    home: MemberHome, ending: str, numbers: list[str], in_order: list[str]
+) -> None:
+    scattered = [*numbers[1::2], *numbers[::2]]
+    rows = [{**ROWS[0], "message_id": number, "text": f"m{number}"} for number in scattered]
+    write(home.root / f"export/dm.{ending}", rows)
+    write(home.root / "export/decisions.jsonl", DECISIONS)
+    found = read(home, settings(tables={"dm": f"export/dm.{ending}", "decisions": "export/decisions.jsonl"}))
+    assert [message.text for message in found["007"].messages] == [f"m{number}" for number in in_order]
+
+
+def test_007_and_7_are_two_ids_of_messages_and_7_twice_is_one(home: MemberHome) -> None:
+    write(home.root / "export/decisions.jsonl", DECISIONS)
+    data = settings(tables={"dm": "export/dm.csv", "decisions": "export/decisions.jsonl"})
+    write(home.root / "export/dm.csv", [{**ROWS[0], "message_id": number} for number in ("7", "007")])
+    assert len(read(home, data)["007"].messages) == 2
+    write(home.root / "export/dm.csv", [{**ROWS[0], "message_id": number} for number in ("7", " 7")])
+    with pytest.raises(DataError, match="message_id twice"):
+        read(home, data)
+
+
 def test_since_is_bound_in_files_as_well(home: MemberHome) -> None:
     write(home.root / "export/dm-1.jsonl", ROWS)
     write(home.root / "export/decisions.jsonl", DECISIONS)
