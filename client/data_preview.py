@@ -26,7 +26,7 @@ from ringfence.client.source_rows import (
 )
 from ringfence.client.taking_snapshot import query_source
 from ringfence.model.errors import DataError
-from ringfence.model.jsonl_reader import MAX_LINE_BYTES, open_lines, stream_conversations
+from ringfence.model.jsonl_reader import numbered_lines, open_lines, stream_conversations
 
 _ROWS = 1_000
 _PASSED_OVER = "passed over"
@@ -164,10 +164,10 @@ def _missing(name: str, needed: Mapping[str, str], there: set[str]) -> list[Colu
 
 
 def _records(path: Path) -> Iterator[Mapping[str, object]]:
-    with open_lines(path) as lines:
-        for line in iter(lambda: lines.readline(MAX_LINE_BYTES), b""):
+    with open_lines(path) as stream:
+        for _, line in numbered_lines(stream, str(path)):
             try:
-                record = json.loads(line)
+                record = json.loads(line or b"")
             except (ValueError, RecursionError):
                 continue  # which line is wrong, and how, is for data check to say
             if isinstance(record, dict):

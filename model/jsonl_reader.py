@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 TOO_LONG = f"is longer than {MAX_LINE_BYTES // 1024**2} MiB"
 
 _FORM = 'Each line holds {"id", "messages": [{"author", "text", "time"?}], "label"?}.'
+_KNOWN_FIELDS = frozenset(("id", "conversation", "messages", "author", "text", "time", "label", "platform"))
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
@@ -244,7 +246,7 @@ def parse_record(
     The problem is returned, not raised from its cause: the causes (JSONDecodeError, UnicodeDecodeError) carry the line.
     """
     try:
-        return from_record(json.loads(line.decode("utf-8"))), None
+        return from_record(json.loads(line.decode("utf-8"), object_pairs_hook=_object)), None
     except FieldError as error:
         return None, FieldError(error.field, error.reason)
     except UnicodeDecodeError as error:
@@ -255,6 +257,17 @@ def parse_record(
         return None, FieldError("", "is nested too deeply")
     except ValueError:  # a whole number beyond what Python converts
         return None, FieldError("", "holds a number that is too long")
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return a JSON object. Of two labels the last would count, and nobody would know of the first."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        for name in repeated:
+            if name in _KNOWN_FIELDS:
+                raise FieldError(name, "stands twice in one object")
+    return found
 
 
 def _bad_line(name: str, number: int, field_name: str, reason: str) -> DataError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,26 @@ def test_the_fields_of_conversations_in_files(tmp_path: Path, capsys: pytest.Cap
     )
     assert "heron" not in written.out + written.err
     assert not (tmp_path / "home").exists()
+
+
+def test_a_file_that_is_cut_off_or_not_gzip_is_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = b"".join(
+        json.dumps({"id": number, "messages": [{"author": "quiet-otter", "text": PLANTED}]}).encode() + b"\n"
+        for number in range(900)
+    )
+    whole = gzip.compress(lines)
+    damaged = whole[:200] + bytes(100) + whole[300:]
+    for name, content in (("cut", whole[:-30]), ("damaged", damaged), ("not", lines)):
+        path = tmp_path / f"{name}.jsonl.gz"
+        path.write_bytes(content)
+        arguments = ["preview-schema", str(path), "--home", str(tmp_path / "home")]
+        assert run_application(application, arguments) == 4, name
+        written = capsys.readouterr()
+        assert "cut off, damaged or not gzip" in written.err
+        assert "rename it if it is not compressed" in written.err
+        assert "heron" not in written.out + written.err
 
 
 def test_tables_of_files_have_the_types_that_the_files_declare(tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ def test_identifiers_become_strings_and_blank_lines_do_not_matter(content: bytes
     assert [conversation.id for conversation in read(content)] == [expected]
 
 
+def test_a_members_own_fields_may_stand_twice() -> None:
+    assert read(b'{"id": "c", "messages": [], "queue": 1, "queue": 2, "label": 1}')[0].label == 1
+
+
 def test_a_message_cut_inside_an_emoji_can_still_be_encoded() -> None:
     (found,) = read(b'{"id": "c", "messages": [{"author": "a", "text": "hi \\ud83d"}]}')
     assert found.messages[0].text.encode() == "hi \ufffd".encode()
@@ -95,6 +99,12 @@ BAD_LINES = [
     (line()[:-20], "line 1: is not JSON (character"),
     (line().replace(b"heron", b"her\xff"), "line 1: is not UTF-8 (byte"),
     (b"[" * 100_000, "line 1: is nested too deeply"),
+    (b'{"id": "c", "messages": [], "label": 1, "label": 0}', "line 1, field label: stands twice"),
+    (b'{"id": "c", "messages": [], "label": 1, "label": 1}', "line 1, field label: stands twice"),
+    (
+        b'{"id": "c", "messages": [{"author": "a", "text": "x", "t\\u0065xt": "y"}]}',
+        "line 1, field text: stands twice",
+    ),
     (line() + line(), "line 2, field id: was already used by another conversation"),
     (line(id="7") + line(id=7), "line 2, field id: was already used"),
 ]
