@@ -20,7 +20,8 @@ from ringfence.privacy.arrays import FloatArray, WordArray
 
 WORD_BYTES = 8
 TAIL_DELTA = 2.0**-50
-"""Added to delta for each Gaussian value: what the longest tail that 53-bit uniforms can reach leaves out."""
+"""Added to delta for each Gaussian value. Generous: a value ends at 12.1 standard deviations, which a Gaussian passes with
+probability 2^-106; the rest is room for what else floating point may do in the far tail."""
 
 
 class RandomSource(Protocol):
@@ -79,17 +80,35 @@ class Csprng:
 
 
 def uniforms(source: RandomSource, count: int) -> FloatArray:
-    """Return ``(count,)`` float64 multiples of 2^-53, uniform in (0, 1]: never 0, whose logarithm is infinite."""
+    """Return ``(count,)`` float64 multiples of 2^-53, uniform in (0, 1]."""
     mantissas = (source.words(count) >> np.uint64(11)) + np.uint64(1)
     return np.asarray(mantissas.astype(np.float64) * 2.0**-53)
+
+
+def log_uniforms(source: RandomSource, count: int) -> FloatArray:
+    """Return ``(count,)`` logarithms of uniform values of 106 bits, each to full float64 precision: from -73.5 to 0.
+
+    53 bits would not do. Near 0 their multiples of 2^-53 lie far apart on a logarithmic scale, so that the length of a
+    Gaussian pair could take few values out there; scaled to a grid of 2^20 steps a clip norm, whole circles of points would
+    lie between one possible value and the next, once in about 2^30 pairs, and a release that lies on such a circle rules
+    a neighbouring data set out. Near 1 the same holds for short pairs, hence the complement.
+    """
+    high = (source.words(count) >> np.uint64(11)).astype(np.float64)
+    low = uniforms(source, count)
+    value = (high + low) * 2.0**-53
+    complement = ((2.0**53 - 1.0 - high) + (1.0 - low)) * 2.0**-53
+    return np.where(value < 0.5, np.log(value), np.log1p(-np.minimum(complement, 0.5)))
 
 
 def standard_normals(source: RandomSource, count: int) -> FloatArray:
     """Return ``(count,)`` independent standard normal float64 values.
 
-    Source: Box and Muller 1958. The number of words drawn depends on ``count`` alone.
+    Each lies within 2^-49 of its pair's length of a value of the exact law. The number of words drawn depends on ``count``
+    alone.
+
+    Source: Box and Muller 1958.
     """
     pairs = (count + 1) // 2
-    radius = np.sqrt(-2.0 * np.log(uniforms(source, pairs)))
+    radius = np.sqrt(-2.0 * log_uniforms(source, pairs))
     angle = 2.0 * math.pi * uniforms(source, pairs)
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

@@ -17,6 +17,8 @@ from ringfence.privacy.secure_noise import Csprng
 from ringfence.privacy.training import nearest_size_class, train_privately, train_without_privacy
 
 DIMENSION = 6
+NOISE_WORDS = 2 * 3 * 4
+"""Of one step: two draws of seven normals, each from four pairs, each of three words."""
 TERMS = TrainingTerms(feature_set_sha256="0" * 64, momentum=0.9, learning_rate=0.4)
 
 
@@ -41,7 +43,9 @@ class TestOneStep:
         terms = StepTerms(noise_multiplier=1.0, sample_rate=sample_rate, divisor=64)
         private_gradient(source_of(50), np.zeros(DIMENSION + 1), terms=terms, rng=rng)
         coins = 0 if sample_rate is None else 50
-        assert rng.drawn == coins + DIMENSION + 1 + 1  # seven normals come from four pairs of words
+        assert (
+            rng.drawn == coins + 2 * 3 * 4
+        )  # two draws of seven normals, each from four pairs of three words
 
     def test_with_an_empty_sample_is_noise_and_nothing_else(self, repeatable):
         terms = StepTerms(noise_multiplier=1.0, sample_rate=1e-9, divisor=64)
@@ -102,7 +106,7 @@ class TestTraining:
     def test_draws_noise_exactly_once_a_step(self, strangers, repeatable):
         rng = repeatable(0)
         self.train(strangers, rng=rng, steps=7)
-        assert rng.drawn == 7 * (DIMENSION + 2)
+        assert rng.drawn == 7 * NOISE_WORDS
 
     def test_is_momentum_descent_on_the_noised_gradients(self, strangers, repeatable):
         found = self.train(strangers, rng=repeatable(9), steps=3)
@@ -130,7 +134,7 @@ class TestTraining:
             contribution_bound=1, noise_multiplier=2.0, sampling="poisson", sample_rate=0.25
         )
         self.train(strangers, rng=rng, privacy=privacy, steps=4)
-        assert rng.drawn == 4 * (50 + DIMENSION + 2)
+        assert rng.drawn == 4 * (50 + NOISE_WORDS)
 
     def test_refuses_somebody_who_is_in_more_conversations_than_the_plan_allows(self, strangers):
         over = ContributionManifest(2, tuple(KeptConversation(f"c{i}", ("one", f"b{i}")) for i in range(3)))
