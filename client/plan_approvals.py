@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ringfence.client.member_home import MemberHome
+from ringfence.client.policy_check import Asked, Spending
 from ringfence.model.atomic_file import exclusive, write_atomically
 from ringfence.model.errors import ConfigError, PolicyError
 from ringfence.model.plan import Plan, Sha256
@@ -38,6 +39,8 @@ class PlanRecord(BaseModel):
         decision: "pending" until a person decides.
         asked_at: when the coordinator first asked, UTC.
         decided_at: when the person decided, UTC; None while it is pending.
+        answers: charged for the plan before the person decided: the word is for one run's answers on top of them.
+        evaluations: score histograms charged for it before.
         plan: as signed by the coordinator.
     """
 
@@ -48,7 +51,15 @@ class PlanRecord(BaseModel):
     decision: Decision = "pending"
     asked_at: AwareDatetime
     decided_at: AwareDatetime | None = None
+    answers: int = Field(default=0, ge=0)
+    evaluations: int = Field(default=0, ge=0)
     plan: Plan
+
+    def covers_one_more(self, asked: Asked, spent: Spending) -> bool:
+        """Return whether one more of what is asked for is within the one run that the person agreed to."""
+        if asked == "evaluation":
+            return spent.evaluations < self.evaluations + 1
+        return spent.answers < self.answers + self.plan.training.rounds
 
 
 class PlanApprovals:
@@ -63,15 +74,19 @@ class PlanApprovals:
     def __init__(self, home: MemberHome) -> None:
         self._folder = home.agent / "plans"
 
-    def require(self, plan: Plan, *, now: datetime) -> None:
-        """Return if a person approved the plan; otherwise see that one is asked.
+    def require(
+        self, plan: Plan, *, now: datetime, asked: Asked = "answer", spent: Spending | None = None
+    ) -> None:
+        """Return if a person approved the plan and the approval covers what is asked; otherwise see that one is asked.
 
         Args:
             plan: as signed by the coordinator, and within the policy.
             now: the present, UTC.
+            asked: an answer to a round, or the score histogram of an evaluation.
+            spent: what the ledger holds for the plan; None for nothing.
 
         Raises:
-            NotApprovedError: nobody has decided yet. The plan waits from now on.
+            NotApprovedError: nobody has decided yet, or one run's worth was answered since. The plan waits from now on.
             PolicyError: a person declined it.
             ConfigError: a record cannot be read or written. The operator's to mend.
         """
@@ -80,6 +95,19 @@ class PlanApprovals:
             record = self._read(digest)
             if record is None:
                 self._add(PlanRecord(digest=digest, asked_at=now, plan=plan))
+            used_up = (
+                record is not None
+                and record.decision == "approved"
+                and spent is not None
+                and not record.covers_one_more(asked, spent)
+            )
+            if used_up:
+                self._add(PlanRecord(digest=digest, asked_at=now, plan=plan))
+        if used_up:
+            raise NotApprovedError(
+                f"The approval was for one run's worth, {plan.training.rounds} answers, and they are given.",
+                hint=_next("approve", digest),
+            )
         if record is not None and record.decision == "approved":
             return
         if record is not None and record.decision == "declined":
@@ -110,13 +138,21 @@ class PlanApprovals:
             )
         return found[0]
 
-    def decide(self, digest: str, *, decision: Literal["approved", "declined"], now: datetime) -> PlanRecord:
+    def decide(
+        self,
+        digest: str,
+        *,
+        decision: Literal["approved", "declined"],
+        now: datetime,
+        spent: Spending | None = None,
+    ) -> PlanRecord:
         """Write down a person's decision; a later one replaces it.
 
         Args:
             digest: whole digest of a plan that was asked about.
             decision: what the person decided.
             now: the present, UTC.
+            spent: what the ledger holds for the plan already; None for nothing.
 
         Raises:
             ConfigError: there is no such plan, or its record cannot be written.
@@ -127,7 +163,15 @@ class PlanApprovals:
                 raise ConfigError(
                     f"Nobody asked about the plan {digest}.", hint="See: ringfence policy pending"
                 )
-            decided = record.model_copy(update={"decision": decision, "decided_at": now})
+            before = (0, 0) if spent is None else (spent.answers, spent.evaluations)
+            decided = record.model_copy(
+                update={
+                    "decision": decision,
+                    "decided_at": now,
+                    "answers": before[0],
+                    "evaluations": before[1],
+                }
+            )
             self._write(decided)
         return decided
 

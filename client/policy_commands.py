@@ -99,7 +99,10 @@ def check(
     policy, found = load_policy(located), load_plan(plan)
     terms = policy.ledger_terms("policy")
     report = report_on(found, terms=terms, wanted_epsilons=tuple(epsilon or ()))
+    if not as_json:
+        emit("\n".join(report.lines()), data={}, as_json=False)
     spent = _spending(located, policy, digest=found.digest())
+    check_plan(found, policy=policy, now=None, spent=spent)
     left = report.runs_in_lifetime
     if spent is not None:
         left = runs_within(
@@ -107,9 +110,6 @@ def check(
             found,
             spent=RunCost(spent.other_headline_units, spent.other_fallback_units),
         )
-    if not as_json:
-        emit("\n".join(report.lines()), data={}, as_json=False)
-    check_plan(found, policy=policy, now=None, spent=spent)
     decides = "this policy decides" if policy.launch.approval == "automatic" else "a person decides"
     fit = "1 such run fits" if left == 1 else f"{left} such runs fit"
     emit(
@@ -177,12 +177,15 @@ def _decide(
     report = report_on(record.plan, terms=policy.ledger_terms("policy"))
     for line in [*report.lines(), report.statement.sentence()]:
         note(line)
+    spent = _spending(located, policy, digest=record.digest)
     if decision == "approved":  # the policy may have become narrower since the plan came
-        spent = _spending(located, policy, digest=record.digest)
         check_plan(record.plan, policy=policy, now=None, spent=spent)
+        note(
+            f"An approval is for {record.plan.training.rounds} answers, one run's; whoever asks for more waits for you again."
+        )
     if not yes:
         _confirm("Approve this plan?" if decision == "approved" else "Decline this plan?")
-    decided = approvals.decide(record.digest, decision=decision, now=datetime.now(UTC))
+    decided = approvals.decide(record.digest, decision=decision, now=datetime.now(UTC), spent=spent)
     following = "ringfence agent run" if decision == "approved" else "ringfence policy pending"
     emit(
         f"The plan {record.plan.name} ({record.digest[:12]}) is {decision}.\nNext: {following}",

@@ -9,7 +9,7 @@ from ringfence.client.member_home import MemberHome
 from ringfence.client.member_ledger import MemberLedger
 from ringfence.client.plan_approvals import PlanApprovals
 from ringfence.client.policy import load_policy
-from ringfence.client.policy_check import Asked, check_plan, spending_of
+from ringfence.client.policy_check import Asked, SpendingTally, check_plan
 from ringfence.model.plan import Plan
 
 
@@ -29,6 +29,7 @@ class PolicyGate:
         self._ledger = ledger
         self._now = now
         self._approvals = PlanApprovals(home)
+        self._tally = SpendingTally()
 
     def permit(self, plan: Plan, asked: Asked = "answer") -> None:
         """Return if the plan may be answered now.
@@ -42,7 +43,8 @@ class PolicyGate:
             ConfigError: the policy cannot be read, and so nothing is permitted. The member's to mend.
         """
         policy = load_policy(self._home)
-        spent = spending_of(self._ledger.entries(), order=self._ledger.order, plan_digest=plan.digest())
+        self._tally.add(self._ledger.entries(after=self._tally.seq))
+        spent = self._tally.spending(order=self._ledger.order, plan_digest=plan.digest())
         check_plan(plan, policy=policy, now=self._now(), spent=spent, asked=asked)
         if policy.launch.approval == "manual":
-            self._approvals.require(plan, now=self._now())
+            self._approvals.require(plan, now=self._now(), asked=asked, spent=spent)

@@ -85,7 +85,7 @@ class PrivacyStatement:
             f"For every person with at most {k} conversation{'s' * (k != 1)} used at a member, the released models reveal "
             f"almost the same whether or not the content of those conversations was used: "
             f"epsilon {one:.2f} for a person on one member platform, {several:.2f} on {PROMISED_PLATFORMS} "
-            f"(delta {self.delta:g}), against the coordinator together with up to a third of the members; "
+            f"(delta {self.delta:g}), against {self.adversaries[2].sees}; "
             f"{self.adversaries[-1].epsilon:.2f} if everybody else colludes. "
             "Not hidden: who talked to whom, that a conversation was selected for review, that a company takes part, "
             "facts about the population."
@@ -157,6 +157,12 @@ def epsilon_of(plan: Plan, *, dimension: int | None = None, evaluations: int = 1
     )
 
 
+def _with_the_coordinator(colluding: int) -> str:
+    if colluding == 0:
+        return "the coordinator together with no member (the cohort may be too small for more)"
+    return f"the coordinator together with up to {colluding} member{'s' * (colluding != 1)}"
+
+
 def adversary_noise(plan: Plan) -> tuple[tuple[str, str, float], ...]:
     """Return (name, who colludes, remaining noise multiplier) for the four adversaries, at the smallest cohort.
 
@@ -175,7 +181,7 @@ def adversary_noise(plan: Plan) -> tuple[tuple[str, str, float], ...]:
         ("member", "one other member alone", left(cohort - 1)),
         (
             "coordinator-and-members",
-            f"the coordinator together with up to {colluding} members",
+            _with_the_coordinator(colluding),
             left(cohort - colluding),
         ),
         ("everybody-else", "the coordinator and every other member together", own),

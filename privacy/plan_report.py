@@ -107,7 +107,6 @@ def report_on(plan: Plan, *, terms: LedgerTerms, wanted_epsilons: tuple[float, .
 
     Raises:
         ConfigError: delta is too small for the plan's steps, or a wanted epsilon is out of range.
-        BudgetError: one round alone is beyond any budget.
     """
     usual = USUAL_EPSILONS if plan.privacy.sample_rate == 1.0 else ()
     return PlanReport(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ringfence.model.errors import BudgetError
 from ringfence.model.plan import Plan
 from ringfence.privacy.accounting import adversary_noise
 from ringfence.privacy.ledger_terms import LedgerTerms, budget_in_units, cost_in_units
@@ -68,10 +69,13 @@ def runs_within(terms: LedgerTerms, plan: Plan, *, spent: RunCost = NOTHING_SPEN
         plan: of every such run.
         spent: the ledger's totals so far.
 
-    Raises:
-        BudgetError: one charge alone is beyond any budget.
+    Returns:
+        0 also for a plan of which one charge alone is beyond any budget.
     """
-    cost = run_cost(plan, headline=terms.headline, fallback=terms.fallback)
+    try:
+        cost = run_cost(plan, headline=terms.headline, fallback=terms.fallback)
+    except BudgetError:
+        return 0
     return max(
         0,
         min(

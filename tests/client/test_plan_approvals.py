@@ -15,6 +15,7 @@ import pytest
 from ringfence.client.member_home import MemberHome
 from ringfence.client.plan_approvals import MOST_PENDING, NotApprovedError, PlanApprovals, PlanRecord
 from ringfence.client.policy import default_policy
+from ringfence.client.policy_check import Spending
 from ringfence.client.policy_gate import PolicyGate
 from ringfence.client.policy_text import save_policy
 from ringfence.client.refusals import refusal_code
@@ -195,17 +196,20 @@ class ChargedLedger:
 
     order = 4
 
-    def __init__(self, answers: int) -> None:
-        self._answers = answers
+    def __init__(self, answers: int, evaluations: int) -> None:
+        self._answers, self._evaluations = answers, evaluations
 
-    def entries(self) -> Iterator[LedgerEntry]:
-        for number in range(self._answers):
+    def entries(self, *, after: int = 0) -> Iterator[LedgerEntry]:
+        for number in range(after, self._answers):
             body = {"plan": plan().digest(), "headline_units": 1, "fallback_units": 1}
             yield next_entry(None, kind="charge", key=f"run/x/round/{number}/attempt/1", body=body)
+        for number in range(self._evaluations):
+            body = {"plan": plan().digest(), "headline_units": 1, "fallback_units": 1}
+            yield next_entry(None, kind="evaluate", key=f"run/{number}/evaluation", body=body)
 
 
-def permission(home: MemberHome, *, answers: int = 0) -> Callable[[Plan], None]:
-    gate = PolicyGate(home, ledger=ChargedLedger(answers), now=lambda: NOW)  # type: ignore[arg-type]
+def permission(home: MemberHome, *, answers: int = 0, evaluations: int = 0) -> Callable[..., None]:
+    gate = PolicyGate(home, ledger=ChargedLedger(answers, evaluations), now=lambda: NOW)  # type: ignore[arg-type]
     return gate.permit
 
 
@@ -226,8 +230,28 @@ def test_an_approval_is_for_one_runs_worth_of_privacy(home: MemberHome) -> None:
         permission(home)(plan())
     PlanApprovals(home).decide(plan().digest(), decision="approved", now=NOW)
     permission(home, answers=29)(plan())
+    with pytest.raises(NotApprovedError, match="one run's worth, 30 answers"):
+        permission(home, answers=30)(plan())
+    assert [record.decision for record in PlanApprovals(home).records()] == ["pending"]
+    with pytest.raises(
+        NotApprovedError
+    ):  # not by asking again, nor for a round that was not asked about before
+        permission(home, answers=0)(plan())
+    spent = Spending(4, answers=30)
+    PlanApprovals(home).decide(plan().digest(), decision="approved", now=NOW, spent=spent)
+    permission(home, answers=30)(plan())
     with pytest.raises(PolicyError, match="60 answers to the plan would be"):
         permission(home, answers=59)(plan())
+
+
+def test_an_approval_is_for_one_evaluation(home: MemberHome) -> None:
+    save_policy(home, policy=default_policy(federation="chat"))
+    with pytest.raises(NotApprovedError):
+        permission(home)(plan())
+    PlanApprovals(home).decide(plan().digest(), decision="approved", now=NOW)
+    permission(home, answers=30)(plan(), "evaluation")
+    with pytest.raises(NotApprovedError):
+        permission(home, answers=30, evaluations=1)(plan(), "evaluation")
 
 
 def test_a_change_of_the_policy_counts_at_the_next_question(home: MemberHome) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringfence.client import policy_check
 from ringfence.client.policy import Policy, default_policy, parse_policy
 from ringfence.client.policy_check import Spending, check_plan, refusals_of, spending_of
 from ringfence.client.policy_text import policy_text
@@ -248,6 +249,25 @@ def test_whoever_asks_for_more_than_a_refused_plan_is_refused_too(
             delta=min(9e-4, asked["delta"] * worse.get("more_delta", 1.0)),
         )
         assert refusals_of(more, policy=RULES, now=NOON)
+
+
+def test_a_sampled_plan_beyond_the_lifetime_is_refused_without_working_out_its_tight_epsilon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its privacy loss distribution takes minutes and a gigabyte: nobody can tie up a member's agent with such plans."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("worked out")
+
+    monkeypatch.setattr(policy_check, "epsilon_of", never)
+    asked = {"sampling": "poisson", "sample_rate": 0.9, "noise_multiplier": 1.0}
+    wide = policy(sampling=["full-batch", "poisson"], noise_floor=1.0, rounds=200, local_steps=50)
+    greedy = plan(
+        training__rounds=200, training__local_steps=50, **{f"privacy__{key}": v for key, v in asked.items()}
+    )
+    refusals = refusals_of(greedy, policy=wide, now=None)
+    assert refusals
+    assert all("lifetime_epsilon" in refusal for refusal in refusals)
 
 
 def charge(entry: LedgerEntry | None, *, digest: str, units: int, number: int) -> LedgerEntry:

@@ -109,7 +109,7 @@ def test_check_shows_the_promise_and_permits(
     for part in (
         "the coordinator alone",
         "one other member alone",
-        "the coordinator together with up to 0 members",
+        "the coordinator together with no member",
         "the coordinator and every other member together",
         "a person on 1 platform",
         "a person on 2 platforms",
@@ -173,6 +173,11 @@ def test_check_counts_what_the_ledger_holds_while_somebody_else_uses_it(
         smaller = written(home.root / "smaller.toml", noise=64.0)
         assert policy(home, "check", str(smaller)) == 1
         assert "lifetime_epsilon = 8.0" in capsys.readouterr().err
+        # A lifetime that was narrowed after the ledger opened is named too, whatever order the ledger has.
+        narrowed = home.policy_file.read_text().replace("lifetime_epsilon = 8.0", "lifetime_epsilon = 1.0")
+        home.policy_file.write_text(narrowed)
+        assert policy(home, "check", str(plan_file)) == 1
+        assert "lifetime_epsilon = 1.0" in capsys.readouterr().err
 
 
 def test_a_person_sees_the_promise_before_approving(

@@ -135,6 +135,22 @@ def test_check_shows_adversaries_platforms_conversation_runs_and_needed_noise(
     assert data["digest"] == load_plan(Path(file)).digest()
 
 
+def test_check_shows_the_promise_also_of_a_plan_beyond_any_budget(
+    home: CoordinatorHome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.toml"
+    assert plan("new", str(file), "--home", str(home.root)) == 0
+    lines = file.read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("noise_multiplier = "))
+    lines[at] = "noise_multiplier = 0.01"
+    file.write_text("\n".join(lines))
+    capsys.readouterr()
+    assert plan("check", str(file)) == 0
+    shown = capsys.readouterr()
+    assert "a lifetime budget of 8 allows 0 such runs" in shown.out
+    assert "ringfence budget" not in shown.out + shown.err
+
+
 @pytest.mark.parametrize(
     "arguments", [("--epsilon", "nan"), ("--epsilon", "-1"), ("--lifetime-epsilon", "0")]
 )
