@@ -31,16 +31,18 @@ _NAME_LENGTH = struct.Struct("<H")
 
 
 class StageState:
-    """What has been said so far: O(1) to extend; 800 bytes of numbers for two authors, half of that when kept.
+    """What has been said so far: O(1) to extend and to ask, however many authors; 800 bytes of numbers for two, half of that kept.
 
     Attributes:
         count: messages taken in.
     """
 
-    __slots__ = ("_by_author", "_projection_sum", "count")
+    __slots__ = ("_by_author", "_leading", "_places", "_projection_sum", "count")
 
     def __init__(self) -> None:
-        self._by_author: dict[str, npt.NDArray[np.float64]] = {}
+        self._by_author: list[npt.NDArray[np.float64]] = []
+        self._places: dict[str, int] = {}
+        self._leading: list[int] = []
         self._projection_sum = np.zeros(PROJECTION_DIMENSION)
         self.count = 0
 
@@ -54,19 +56,21 @@ class StageState:
             stages: (9,), probability of each stage, in [0, 1].
             projection: (64,), its principal components.
         """
-        held = self._by_author.get(author)
-        if held is None:
-            held = self._by_author[author] = np.zeros((2, STAGE_COUNT))
+        place = self._places.setdefault(author, len(self._by_author))
+        if place == len(self._by_author):
+            self._by_author.append(np.zeros((2, STAGE_COUNT)))
+        held = self._by_author[place]
         held[0] += stages
         np.maximum(held[1], stages, out=held[1])
         self._projection_sum += projection
         self.count += 1
+        self._let_lead(place)
 
     def to_bytes(self) -> bytes:
         """Return the state in float32: 265 bytes, and 74 and a name for each author."""
         parts = [_HEAD.pack(_MAGIC, FEATURE_VERSION, self.count, len(self._by_author))]
         parts.append(self._projection_sum.astype("<f4").tobytes())
-        for author, held in self._by_author.items():
+        for author, held in zip(self._places, self._by_author, strict=True):
             # Half of a surrogate pair has no UTF-8 form of its own; it is kept all the same.
             name = author.encode("utf-8", "surrogatepass")
             parts += [_NAME_LENGTH.pack(len(name)), name, held.astype("<f4").tobytes()]
@@ -93,13 +97,16 @@ class StageState:
                 name = saved[place : place + length].decode("utf-8", "surrogatepass")
                 place += length
                 held = np.frombuffer(saved, "<f4", 2 * STAGE_COUNT, place)
-                state._by_author[name] = held.reshape(2, STAGE_COUNT).astype(np.float64)
+                state._places[name] = len(state._by_author)
+                state._by_author.append(held.reshape(2, STAGE_COUNT).astype(np.float64))
                 place += 4 * 2 * STAGE_COUNT
-            numbers = [state._projection_sum, *state._by_author.values()]
+            numbers = [state._projection_sum, *state._by_author]
             if place != len(saved) or not all(np.isfinite(value).all() for value in numbers):
                 raise ValueError("bytes are missing or left over")
-            if (state.count > 0) != (len(state._by_author) > 0) or len(state._by_author) != authors:
+            if (state.count > 0) != (len(state._by_author) > 0) or len(state._places) != authors:
                 raise ValueError("messages and authors do not agree")
+            for author in range(authors):
+                state._let_lead(author)
         except (struct.error, ValueError) as error:
             raise DataError(
                 "These bytes are not the state of a conversation of this version.",
@@ -111,8 +118,21 @@ class StageState:
         """Return the features before standardisation, (108,) float64; zeros for an empty conversation."""
         if self.count == 0:
             return np.zeros(DIMENSION)
-        held = np.stack(list(self._by_author.values()))
+        held = np.stack([self._by_author[place] for place in self._leading])
         return _assemble(held[:, 0], held[:, 1], self._projection_sum / self.count)
+
+    def _let_lead(self, place: int) -> None:
+        """Keep the two authors whose numbers are the features, in the order in which they first spoke.
+
+        What an author did only grows, so whoever has just spoken is the only one who can have passed either of them.
+        """
+        if place in self._leading:
+            return
+        self._leading = sorted([*self._leading, place])
+        if len(self._leading) > 2:
+            held = np.stack([self._by_author[leading] for leading in self._leading])
+            last = int(_ascending(held[:, 0], held[:, 1])[0])
+            del self._leading[last]
 
 
 def raw_rows(
@@ -194,11 +214,7 @@ def raw_rows_without_each(
 def _assemble(
     sums: npt.NDArray[np.float64], maxima: npt.NDArray[np.float64], mean_projection: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    # The author with the widest range of stages comes first: range, not volume, is the pattern.
-    # How messages are batched moves a number in its last bits, so authors are compared rounded. Between equals their own
-    # numbers decide, stage by stage, never who spoke first.
-    keys = (*maxima.T, *sums.T, sums.sum(axis=1), maxima.sum(axis=1))
-    order = np.lexsort(np.round(keys, _COMPARED_DECIMALS))[::-1]
+    order = _ascending(sums, maxima)[::-1]
     top = order[0]
     second = order[1] if len(order) > 1 else None
     nothing = np.zeros(STAGE_COUNT)
@@ -213,3 +229,12 @@ def _assemble(
             2.0 * mean_projection,
         ]
     )
+
+
+def _ascending(sums: npt.NDArray[np.float64], maxima: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Return the places of authors, the leading one last, (authors,) int64."""
+    # The author with the widest range of stages leads: range, not volume, is the pattern.
+    # How messages are batched moves a number in its last bits, so authors are compared rounded. Between equals their own
+    # numbers decide, stage by stage, never who spoke first.
+    keys = (*maxima.T, *sums.T, sums.sum(axis=1), maxima.sum(axis=1))
+    return np.lexsort(np.round(keys, _COMPARED_DECIMALS))
