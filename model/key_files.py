@@ -142,7 +142,8 @@ def _load(path: Path) -> PrivateKeyTypes:
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"Cannot read the key {path}: {error.strerror}", hint="Create the identity first."
+            f"Cannot read the key {path}: {error.strerror}",
+            hint="Bring the key back from where it is kept; a coordinator can also restore a backup made --with-keys.",
         ) from error
     if mode & 0o077:
         raise ConfigError(f"{path} can be read by others.", hint=f"chmod 600 {path}")

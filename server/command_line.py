@@ -83,14 +83,29 @@ def init(
         list[str] | None,
         typer.Option("--server-name", help="DNS name or IP address in the listeners' certificate."),
     ] = None,
+    fleet_public_address: Annotated[
+        str | None,
+        typer.Option("--fleet-public-address", help="host:port that members are given, if it is another."),
+    ] = None,
+    release_public_address: Annotated[
+        str | None,
+        typer.Option("--release-public-address", help="host:port that members are given, if it is another."),
+    ] = None,
+    enrolment_public_address: Annotated[
+        str | None,
+        typer.Option("--enrolment-public-address", help="host:port that invitations name, if it is another."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set up a coordinator: certificate authority, signing keys, settings."""
+    """Set up a coordinator: certificate authority, signing keys, settings.
+
+    Members are given the addresses on which it listens; the first --server-name instead of 0.0.0.0.
+    """
     from pydantic import ValidationError
 
     from ringfence.model.errors import ConfigError
     from ringfence.model.plan import describe
-    from ringfence.server.coordinator_settings import CoordinatorSettings
+    from ringfence.server.coordinator_settings import CoordinatorSettings, require_reachable
     from ringfence.server.initialisation import initialise_coordinator
 
     located = CoordinatorHome.locate(home)
@@ -101,12 +116,16 @@ def init(
             fleet_address=fleet_address,
             release_address=release_address,
             enrolment_address=enrolment_address,
+            fleet_public_address=fleet_public_address,
+            release_public_address=release_public_address,
+            enrolment_public_address=enrolment_public_address,
             server_names=tuple(server_name or ("localhost", "127.0.0.1")),
         )
     except ValidationError as error:
         raise ConfigError(
             f"These settings are not valid: {describe(error)}", hint="Correct the named ones."
         ) from error
+    require_reachable(settings)
     initialise_coordinator(located, settings=settings, now=datetime.now(UTC))
     emit(
         f"{located.root} is set up for {federation}.\n"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -18,17 +19,27 @@ from ringfence.server.coordinator_home import CoordinatorHome
 
 def _on_loopback(address: str) -> str:
     host = split_address(address)[0].strip("[]")
-    if host != "localhost":
-        try:
-            inside = ip_address(host).is_loopback
-        except ValueError:
-            inside = False
-        if not inside:
-            raise ValueError("must be on this machine's loopback, such as 127.0.0.1:9464")
+    if host != "localhost" and not _is_loopback(host):
+        raise ValueError("must be on this machine's loopback, such as 127.0.0.1:9464")
     return address
 
 
+def _server_name(name: str) -> str:
+    if _ip_address(name) is None and (len(name) > _LONGEST_NAME or not _DNS_NAME.fullmatch(name)):
+        raise ValueError(
+            "must be a DNS name in ASCII (an international one in its xn-- form) or an IP address, without a port"
+        )
+    return name
+
+
 LoopbackAddress = Annotated[str, AfterValidator(_on_loopback)]
+ServerName = Annotated[str, AfterValidator(_server_name)]
+
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_DNS_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_LONGEST_NAME = 253
+_LISTENERS = ("fleet", "release", "enrolment")
+_LOOPBACK = "127.0.0.1"  # always in the certificate, for the coordinator's own processes
 
 
 class CoordinatorSettings(BaseModel):
@@ -41,9 +52,10 @@ class CoordinatorSettings(BaseModel):
         release_address: host:port where the release service listens.
         enrolment_address: host:port where companies with an invitation join.
         private_port: loopback port of Flower's own listener; 0 lets the system choose.
-        fleet_public_address: host:port that members are given, if another than `fleet_address`.
-        release_public_address: host:port that members are given, if another than `release_address`.
-        enrolment_public_address: host:port that invitations name, if another than `enrolment_address`.
+        fleet_public_address: host:port that members are given, if another than `fleet_address`. Where that one is every
+            address of the machine (0.0.0.0), and this one is not set, members are given the first of `server_names`.
+        release_public_address: the same for `release_address`.
+        enrolment_public_address: the same for `enrolment_address`; invitations name it.
         longest_connection_s: seconds after which a member's connection to the release service is ended and made anew.
         metrics_address: loopback host:port where the control plane tells Prometheus; None: nowhere.
         fleet_metrics_address: the same for the fleet gateway.
@@ -67,24 +79,75 @@ class CoordinatorSettings(BaseModel):
     longest_connection_s: float = Field(default=3600.0, ge=1, le=86_400)
     metrics_address: LoopbackAddress | None = None
     fleet_metrics_address: LoopbackAddress | None = None
-    server_names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
+    server_names: Annotated[tuple[ServerName, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     database_url_file: Path | None = None
     artifacts_url: str | None = None
 
     @property
     def fleet_address_for_members(self) -> str:
         """host:port of the fleet gateway as members reach it."""
-        return self.fleet_public_address or self.fleet_address
+        return self.fleet_public_address or self._named(self.fleet_address)
 
     @property
     def release_address_for_members(self) -> str:
         """host:port of the release service as members reach it."""
-        return self.release_public_address or self.release_address
+        return self.release_public_address or self._named(self.release_address)
 
     @property
     def enrolment_address_for_members(self) -> str:
         """host:port of the enrolment service as companies reach it."""
-        return self.enrolment_public_address or self.enrolment_address
+        return self.enrolment_public_address or self._named(self.enrolment_address)
+
+    def _named(self, address: str) -> str:
+        """Return an address under which somebody else can be reached: 0.0.0.0 is none, the first of our names is."""
+        host, port = split_address(address)
+        if not _is_wildcard(host):
+            return address
+        name = self.server_names[0]
+        return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def unreachable_listeners(settings: CoordinatorSettings) -> dict[str, str]:
+    """Return why members could not reach a listener at the address that they would be given, by the listener's name.
+
+    Whoever listens on this machine's loopback alone means members on this machine, and is not asked about.
+    """
+    certified = {name.strip("[]").casefold() for name in settings.server_names} | {_LOOPBACK}
+    found = {}
+    for listener in _LISTENERS:
+        listens = split_address(getattr(settings, f"{listener}_address"))[0]
+        given: str = getattr(settings, f"{listener}_address_for_members")
+        host = split_address(given)[0].strip("[]").casefold()
+        if _is_wildcard(host):
+            found[listener] = f"{given} is no address that anybody can be reached at"
+        elif _is_wildcard(listens) and (host == "localhost" or _is_loopback(host)):
+            found[listener] = (
+                f"it listens on every address, and members would be given {given}, which is their own machine"
+            )
+        elif host not in certified:
+            found[listener] = f"members would be given {given}, and server_names do not hold {host}"
+    return found
+
+
+def require_reachable(settings: CoordinatorSettings) -> None:
+    """Refuse settings with which no invitation could be used.
+
+    Raises:
+        ConfigError: members could not reach a listener. The operator's to mend.
+    """
+    for listener, problem in unreachable_listeners(settings).items():
+        # The first is told; the others have the same cause as a rule.
+        raise ConfigError(
+            f"Members cannot reach the {listener} listener: {problem}.", hint=reachable_hint(listener)
+        )
+
+
+def reachable_hint(listener: str) -> str:
+    """Return what to do about a listener that members cannot reach."""
+    return (
+        "Name this host as members reach it: --server-name fleet.example.org at init, server_names in coordinator.toml;"
+        f" or {listener}_public_address, with its host among the names."
+    )
 
 
 def load_coordinator_settings(
@@ -113,3 +176,20 @@ def save_coordinator_settings(home: CoordinatorHome, *, settings: CoordinatorSet
         raise ConfigError(
             f"Cannot write {home.settings_file}: {error.strerror}", hint="Check the folder."
         ) from error
+
+
+def _is_wildcard(host: str) -> bool:
+    address = _ip_address(host.strip("[]"))
+    return address is not None and address.is_unspecified
+
+
+def _is_loopback(host: str) -> bool:
+    address = _ip_address(host)
+    return address is not None and address.is_loopback
+
+
+def _ip_address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None

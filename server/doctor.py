@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ringfence.model.diagnosis import Finding, check_lifetime
+from ringfence.server.coordinator_settings import reachable_hint
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -85,6 +86,18 @@ def check_roles(roles: Sequence[RoleStatus], *, now: datetime) -> list[Finding]:
         )
         for role in roles
     ]
+
+
+def check_given_addresses(unreachable: Mapping[str, str]) -> Finding:
+    """Judge whether members can reach the listeners at the addresses that they are given.
+
+    Args:
+        unreachable: why they cannot, by listener, from `unreachable_listeners`.
+    """
+    for listener in unreachable:
+        said = "; ".join(f"{name}: {problem}" for name, problem in unreachable.items())
+        return Finding("addresses", "FAIL", f"No invitation can be used. {said}.", reachable_hint(listener))
+    return Finding("addresses", "PASS", "The listeners' certificate names what members are given.")
 
 
 def check_listener(name: str, address: str, problem: str) -> Finding:

@@ -48,7 +48,8 @@ def diagnose(home: CoordinatorHome, *, timeout_s: float, now: datetime) -> list[
     """Return what every check finds, the machine's own first."""
     from ringfence.model.diagnosis import check_error
     from ringfence.model.errors import RingfenceError
-    from ringfence.server.coordinator_settings import load_coordinator_settings
+    from ringfence.server.coordinator_settings import load_coordinator_settings, unreachable_listeners
+    from ringfence.server.doctor import check_given_addresses
 
     findings = list(_machine(home))
     try:
@@ -57,6 +58,7 @@ def diagnose(home: CoordinatorHome, *, timeout_s: float, now: datetime) -> list[
         return [*findings, check_error("settings", error)]
     return [
         *findings,
+        check_given_addresses(unreachable_listeners(settings)),
         _database(home, settings),
         *_keys(home, settings, now=now),
         *_releases(home, now=now),

@@ -19,12 +19,11 @@ from ringfence.server.admission import certified_member, check_member_name
 from ringfence.server.audit_events import AuditEvents
 from ringfence.server.certificate_authority import key_of_request, load_certificate_authority
 from ringfence.server.coordinator_home import CoordinatorHome
-from ringfence.server.coordinator_settings import CoordinatorSettings
+from ringfence.server.coordinator_settings import CoordinatorSettings, require_reachable
 from ringfence.server.database import Database
 from ringfence.server.denials import Denials
 from ringfence.server.invitations import InvitationStore, KeptInvitation, is_pending
 from ringfence.server.issued_certificates import IssuedCertificates
-from ringfence.server.ledger_heads import LedgerHeads
 from ringfence.server.members import Member, MemberRegistry
 from ringfence.server.trust_bundle import compose_bundle, keep_bundle
 
@@ -76,7 +75,6 @@ class Enrolment:
         self.members = MemberRegistry(database)
         self._certificates = IssuedCertificates(database)
         self._denials = Denials(database)
-        self._heads = LedgerHeads(database)
         self._audit = AuditEvents(database)
 
     def invite(
@@ -96,9 +94,11 @@ class Enrolment:
             again: the member is known already and needs a new certificate: it was off for too long, or lost its key.
 
         Raises:
-            ConfigError: the name is taken or cannot be given, or there is no such member to invite again. The operator's.
+            ConfigError: the name is taken or cannot be given, there is no such member to invite again, or nobody could reach
+                this coordinator at the addresses of its settings. The operator's.
         """
         check_member_name(member)
+        require_reachable(self._settings)
         if not timedelta() < valid_for <= LONGEST_INVITATION:
             raise ConfigError("An invitation holds for up to 30 days.", hint="Choose another --expires.")
         now = self._now()
@@ -210,8 +210,6 @@ class Enrolment:
                 hint="Join from a folder of its own: ringfence join INVITATION --home FOLDER",
             ) from error
         self._denials.lift(kept.member, now=now)
-        if known is not None and known.identity_public_key != record.identity_public_key:
-            self._heads.forget(kept.member)
         self._certificates.record(record.id, chain=record.certificate, now=now)
         self.invitations.change(kept.used(request, certificate=record.certificate, now=now))
         self._audit.record(

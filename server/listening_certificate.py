@@ -13,6 +13,7 @@ from ringfence.model.errors import ConfigError
 from ringfence.server.coordinator_home import CoordinatorHome
 
 _Stamp = tuple[int, int, int]
+_BRING_BACK = "Bring it back, or restore a backup made --with-keys."
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def _stamp(path: Path) -> _Stamp:
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}", hint="Set this side up first.") from error
+        raise ConfigError(f"Cannot read {path}: {error.strerror}", hint=_BRING_BACK) from error
     # Files are only ever replaced whole, so that a change always shows in the inode.
     return status.st_ino, status.st_mtime_ns, status.st_size
 
@@ -113,4 +114,4 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}", hint="Set this side up first.") from error
+        raise ConfigError(f"Cannot read {path}: {error.strerror}", hint=_BRING_BACK) from error

@@ -75,6 +75,7 @@ def invite(
             "member": name,
             "invitation": made.text(),
             "id": made.id,
+            "address": made.address,
             "expires": expires,
             "require_approval": require_approval,
         },

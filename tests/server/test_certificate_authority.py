@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -136,6 +137,20 @@ def test_a_coordinator_with_a_name_of_its_own_still_reaches_its_own_loopback_lis
     assert names.get_values_for_type(x509.DNSName) == ["fleet.example.org"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1"]
     assert not server_certificate_is_due(home, names=("fleet.example.org",), now=now)
+
+
+def test_a_key_of_the_listeners_that_is_gone_is_made_anew_while_the_intermediate_is_there(
+    home: CoordinatorHome,
+) -> None:
+    names = ("localhost", "127.0.0.1")
+    assert not server_certificate_is_due(home, names=names, now=NOW)
+    home.server_key_file.unlink()
+    assert server_certificate_is_due(home, names=names, now=NOW)
+    authority = load_certificate_authority(home, federation="example")
+    write_server_certificate(home, authority=authority, names=names, now=NOW)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(home.server_certificate_file, home.server_key_file)  # they belong together
+    assert not server_certificate_is_due(home, names=names, now=NOW)
 
 
 def test_the_commands_show_the_authority_and_renew_it(home: CoordinatorHome, tmp_path: Path) -> None:

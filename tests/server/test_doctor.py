@@ -121,6 +121,18 @@ def _database_out_of_reach(home: CoordinatorHome) -> None:
     save_coordinator_settings(home, settings=settings.model_copy(update={"database_url_file": url}))
 
 
+def _listening_everywhere_without_a_name(home: CoordinatorHome) -> None:
+    settings = load_coordinator_settings(home, environment={})
+    changed = settings.model_copy(update={"enrolment_address": f"0.0.0.0:{free_port()}"})
+    save_coordinator_settings(home, settings=changed)
+
+
+def _given_a_name_that_is_not_certified(home: CoordinatorHome) -> None:
+    settings = load_coordinator_settings(home, environment={})
+    changed = settings.model_copy(update={"fleet_public_address": "fleet.example.org:8443"})
+    save_coordinator_settings(home, settings=changed)
+
+
 def _unknown_setting(home: CoordinatorHome) -> None:
     home.settings_file.write_text("nonsense = 1\n" + home.settings_file.read_text())
 
@@ -136,6 +148,8 @@ def _unknown_setting(home: CoordinatorHome) -> None:
         (_another_schema, "database"),
         (_database_out_of_reach, "database"),
         (_unknown_setting, "settings"),
+        (_listening_everywhere_without_a_name, "addresses"),
+        (_given_a_name_that_is_not_certified, "addresses"),
     ],
 )
 def test_a_fault_of_the_coordinators_own_files_fails_its_check_with_a_fix(
