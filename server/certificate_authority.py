@@ -255,11 +255,9 @@ def write_server_certificate(
 
 
 def server_certificate_is_due(home: CoordinatorHome, *, names: Sequence[str], now: datetime) -> bool:
-    """Return whether the listeners' certificate should be made anew: two thirds of its life are over, names changed, or its
-    key is gone, as after a restore. Nobody pinned that key; the intermediate vouches for another as well.
-    """
+    """Return whether the listeners' certificate should be made anew: it is two thirds over, or names changed, or its key is gone."""
     if not home.server_key_file.exists():
-        return True
+        return True  # as after a restore; nobody pinned that key, and the intermediate vouches for another as well
     try:
         present = x509.load_pem_x509_certificate(home.server_certificate_file.read_bytes())
         named = present.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
