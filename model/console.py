@@ -63,6 +63,13 @@ class _Command(TyperCommand):
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write nothing: Typer writes the arguments together with the options."""
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - whatever the command returns
+        """Run the command; Ctrl-C aborts it, where Typer would end it with a code and without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            raise typer.Abort from interruption
+
 
 class _Group(TyperGroup):
     context_class = _Context

@@ -17,7 +17,10 @@ import typer
 
 VARIABLE = "RINGFENCE_LOG_FORMAT"
 _LONGEST_MESSAGE = 2000
-_NOISY = ("httpx", "httpcore", "flwr", "uvicorn", "alembic")
+_NOISY = {
+    **dict.fromkeys(("httpx", "httpcore", "flwr", "uvicorn", "alembic"), logging.ERROR),
+    "tuf": logging.WARNING,  # it says at INFO which keys did not sign, when enough of the others did
+}
 
 
 class LogFormat(StrEnum):
@@ -34,12 +37,12 @@ LogFormatOption = Annotated[
 
 
 def log_to_stderr(form: LogFormat) -> None:
-    """Write the process's log to standard error, from INFO up; libraries that talk much from ERROR up."""
+    """Write the process's log to standard error, from INFO up; libraries that talk much from higher up."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form is LogFormat.JSON else TextLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in _NOISY:
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for noisy, level in _NOISY.items():
+        logging.getLogger(noisy).setLevel(level)
 
 
 class TextLines(logging.Formatter):

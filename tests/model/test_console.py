@@ -34,6 +34,9 @@ def fail(kind: str, as_json: JsonOption = False) -> None:
         raise typer.Abort
     if kind == "exit":
         raise typer.Exit(7)
+    if kind == "said":
+        note("No longer watched.")
+        raise typer.Exit(130)
     if kind == "pipe":
         raise BrokenPipeError
 
@@ -137,10 +140,21 @@ def test_the_environment_can_ask_for_debug_too(monkeypatch: pytest.MonkeyPatch) 
         run_application(application, ["fail", "defect"])
 
 
-@pytest.mark.parametrize(("kind", "code"), [("interrupt", 130), ("abort", 130), ("exit", 7), ("pipe", 0)])
-def test_ways_to_stop_that_are_not_errors(kind: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "code", "printed"),
+    [
+        ("interrupt", 130, "Stopped.\n"),
+        ("abort", 130, "Stopped.\n"),
+        ("said", 130, "No longer watched.\n"),
+        ("exit", 7, ""),
+        ("pipe", 0, ""),
+    ],
+)
+def test_ways_to_stop_that_are_not_errors(
+    kind: str, code: int, printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_application(application, ["fail", kind]) == code
-    assert "Traceback" not in capsys.readouterr().err
+    assert capsys.readouterr().err == printed
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["work", "--help"]])

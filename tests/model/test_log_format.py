@@ -61,6 +61,7 @@ from ringfence.model.log_format import LogFormat, log_to_stderr
 log_to_stderr(LogFormat(sys.argv[1]))
 logging.getLogger("ringfence.test").info("one")
 logging.getLogger("httpx").info("a request line")
+logging.getLogger("tuf.api._payload").info("No signature for keyid")
 try:
     {}["key"]
 except KeyError:
