@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.member_home import MemberHome
 from ringfence.model.atomic_file import exclusive, write_atomically
 from ringfence.model.errors import ConfigError
@@ -19,6 +22,7 @@ from ringfence.model.review_capacity import (
     Drift,
     QueueThreshold,
     ReviewQueue,
+    ScoredOnce,
     choose_threshold,
     drift_of,
     is_flagged,
@@ -35,16 +39,16 @@ class Review:
     """What is for review.
 
     Attributes:
-        flagged: scores at or above the threshold, highest first.
+        flagged: scores at or above the threshold, highest first; all of them without a threshold.
         scored: conversations in all.
-        threshold: that was used.
+        threshold: that was used; None while there is time for every conversation, so that none can be chosen.
         is_new: whether it was chosen just now.
         drift: of the newest days; None within bounds.
     """
 
     flagged: tuple[Score, ...]
     scored: int
-    threshold: QueueThreshold
+    threshold: QueueThreshold | None
     is_new: bool
     drift: Drift | None
 
@@ -65,42 +69,58 @@ def review(
         scored: conversations and their scores; all are read.
         home: the member's folder, where the history of scores lies.
         per_day: conversations that reviewers have time for.
-        today: day of conversations without times; the others count on the day of their last message (UTC).
+        today: day of conversations without times, when they are first scored; the others count on the day of their last
+            message (UTC), today at the latest.
         choose_anew: choose a threshold even if one holds.
 
     Raises:
         ConfigError: the history is damaged or cannot be written, or nothing was ever scored. The member's to mend.
         DataError: a conversation cannot be read. The data owner's to mend.
     """
-    lines: list[tuple[date, Score]] = []
-    run = hashlib.sha256(detector.digest().encode())
-    for conversation, score in scored:
-        lines.append((_day_of(conversation, today), score))
-        run.update(repr((conversation.id, score.logit)).encode("utf-8", "surrogatepass"))
+    lines: list[tuple[str, date | None, Score]] = [
+        (conversation.id, _day_of(conversation, today), score) for conversation, score in scored
+    ]
     with _held(home):
         before = _load(home, detector)
-        queue = recorded(before, ((day, score.logit) for day, score in lines), run=run.hexdigest())
+        key = hmac.new(contribution_secret(home), b"ringfence review queue", hashlib.sha256).digest()
+        queue = recorded(
+            before,
+            (
+                ScoredOnce(day=day or today, key=_key(key, identifier, day), score=score.logit)
+                for identifier, day, score in lines
+            ),
+        )
         threshold = queue.threshold
         is_new = choose_anew or threshold is None or threshold.per_day != per_day
-        if threshold is None or is_new:
+        if is_new:
             threshold = choose_threshold(queue, per_day=per_day)
             queue = queue.model_copy(update={"threshold": threshold})
         if queue != before:
             write_atomically(home.review_queue_file, queue.model_dump_json().encode() + b"\n")
-    flagged = [score for _, score in lines if is_flagged(score.logit, threshold)]
+    flagged = [score for _, _, score in lines if threshold is None or is_flagged(score.logit, threshold)]
     return Review(
         flagged=tuple(sorted(flagged, key=lambda score: -score.logit)),
         scored=len(lines),
         threshold=threshold,
         is_new=is_new,
-        drift=drift_of(queue, threshold),
+        drift=None if threshold is None else drift_of(queue, threshold),
     )
 
 
-def _day_of(conversation: Conversation, today: date) -> date:
+def _key(secret: bytes, identifier: str, day: date | None) -> str:
+    """Return what tells a conversation on a day apart from all others, and names neither."""
+    message = f"{day or ''}|{identifier}".encode("utf-8", "surrogatepass")
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()[:16]
+
+
+def _day_of(conversation: Conversation, today: date) -> date | None:
+    """Return the day of the last message; None without times."""
     times = [message.time for message in conversation.messages if message.time is not None]
+    if not times:
+        return None
     try:
-        return datetime.fromtimestamp(max(times), tz=UTC).date() if times else today
+        # A clock that is ahead must not make all other days old.
+        return min(today, datetime.fromtimestamp(max(times), tz=UTC).date())
     except (OverflowError, ValueError, OSError):  # beyond the years that have dates
         return today
 
@@ -121,7 +141,10 @@ def _held(home: MemberHome) -> Iterator[None]:
 def _load(home: MemberHome, detector: Detector) -> ReviewQueue:
     empty = ReviewQueue(detector_sha256=detector.digest())
     try:
-        found = ReviewQueue.model_validate_json(home.review_queue_file.read_bytes())
+        content = home.review_queue_file.read_bytes()
+        if _schema_version(content) == 1:
+            return empty
+        found = ReviewQueue.model_validate_json(content)
     except FileNotFoundError:
         return empty
     except ValidationError as error:
@@ -131,3 +154,11 @@ def _load(home: MemberHome, detector: Detector) -> ReviewQueue:
         ) from error
     # Scores of two releases do not compare: the new one begins a history of its own.
     return found if found.detector_sha256 == empty.detector_sha256 else empty
+
+
+def _schema_version(content: bytes) -> object:
+    try:
+        held = json.loads(content)
+    except ValueError:
+        return None
+    return held.get("schema_version") if isinstance(held, dict) else None

@@ -184,6 +184,12 @@ def _queue(
     )
     yield from (_Line(score, None) for score in found.flagged)
     threshold = found.threshold
+    if threshold is None:
+        note(
+            f"All {found.scored} conversations: there is time for every one that was scored so far, and a threshold that flags "
+            "everything would say nothing about later days. None is kept yet; score a longer span to have one chosen."
+        )
+        return
     note(
         f"{len(found.flagged)} of {found.scored} conversations score {threshold.score:+.2f} or more, the threshold for "
         f"{threshold.per_day:g} a day; {'just chosen' if found.is_new else 'chosen'} on {threshold.days} days up to "

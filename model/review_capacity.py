@@ -2,6 +2,9 @@
 
 The threshold is chosen once and stays, so that a day with more flagged conversations than expected is seen for what it is: the
 company's conversations changed, or the release no longer fits them.
+
+Exports overlap: the last seven days every night, a file that grows every hour. So a conversation counts once for each of its
+days, with the highest score that it had; and the newest day counts for nothing yet, because more of it may come.
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,16 +23,35 @@ from ringfence.model.errors import ConfigError
 from ringfence.model.plan import Sha256
 
 BIN_WIDTH = 0.05
-"""Of a score: what is stored of a day is how many conversations lie in each bin, never which."""
+"""Of a score: what is stored of a day is how many conversations lie in each bin."""
 
 KEPT_DAYS = 60
 RECENT_DAYS = 7
 FALSE_ALARM = 1e-3
 """Chance that a look warns of drift although nothing changed, if what is flagged comes as a Poisson process."""
 
-_KEPT_RUNS = 1000
+OPEN_CONVERSATIONS = 200_000
+"""Most conversations that are told apart, some 5 MB of the file: older days are closed, their counts stay."""
+
 _HIGHEST_BIN = 20_000
 _CAPACITY = re.compile(r"(\d+(?:\.\d+)?)(?:/(day|week))?")
+
+ConversationKey = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredOnce:
+    """One conversation's score as a run gives it.
+
+    Attributes:
+        day: on which it counts, unless it has counted on another.
+        key: keyed hash of the conversation and, where its messages have times, of the day; 16 hexadecimal digits.
+        score: of the conversation.
+    """
+
+    day: date
+    key: str
+    score: float
 
 
 class DayScores(BaseModel):
@@ -38,12 +60,14 @@ class DayScores(BaseModel):
     Attributes:
         conversations: how many.
         bins: bin -> how many lie in it; bin i holds scores from ``i * BIN_WIDTH``.
+        seen: conversation's key -> bin of its highest score; None once the day is closed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     conversations: Annotated[int, Field(ge=0)]
     bins: dict[int, Annotated[int, Field(ge=1)]]
+    seen: dict[ConversationKey, int] | None = None
 
 
 class QueueThreshold(BaseModel):
@@ -52,7 +76,7 @@ class QueueThreshold(BaseModel):
     Attributes:
         per_day: conversations that reviewers have time for on one day.
         score: from which it is flagged.
-        days: on which it was chosen.
+        days: on which it was chosen, those without a conversation included.
         flagged: conversations of those days at or above it.
         last_day: the last of them.
     """
@@ -70,19 +94,17 @@ class ReviewQueue(BaseModel):
     """``review-queue.json`` of a member.
 
     Attributes:
-        schema_version: of this form.
+        schema_version: of this form. The first one counted a conversation again in every run that held it.
         detector_sha256: whose scores these are.
-        days: day -> its scores, the newest `KEPT_DAYS`.
-        runs: digests of what was recorded, so that the same file scored twice counts once.
+        days: day -> its scores, of the newest `KEPT_DAYS` days of the calendar; days without a conversation are left out.
         threshold: in use; None before one is chosen.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     detector_sha256: Sha256
     days: dict[date, DayScores] = {}
-    runs: tuple[Sha256, ...] = ()
     threshold: QueueThreshold | None = None
 
 
@@ -92,7 +114,7 @@ class Drift:
 
     Attributes:
         expected_per_day: when it was chosen.
-        found_per_day: on the newest days.
+        found_per_day: on the newest days that are over.
         days: how many those are.
         chance: of so large a difference if nothing changed.
     """
@@ -116,29 +138,40 @@ def parse_capacity(text: str) -> float:
     return number / 7 if match[2] == "week" else number
 
 
-def recorded(queue: ReviewQueue, scores: Iterable[tuple[date, float]], *, run: str) -> ReviewQueue:
-    """Return the queue with the scores of a run, or as it is if that run is in it.
+def recorded(queue: ReviewQueue, scores: Iterable[ScoredOnce]) -> ReviewQueue:
+    """Return the queue with these scores: of each conversation and day the highest counts, however often it is scored.
 
-    Args:
-        queue: so far.
-        scores: day and score of each conversation.
-        run: SHA-256 of what was scored, in hexadecimal.
+    Scores of days that are closed, or older than the newest `KEPT_DAYS`, change nothing.
     """
-    if run in queue.runs:
-        return queue
-    counted: dict[date, Counter[int]] = {day: Counter(held.bins) for day, held in queue.days.items()}
-    for day, score in scores:
-        counted.setdefault(day, Counter())[_bin(score)] += 1
-    newest = sorted(counted)[-KEPT_DAYS:]
-    days = {
-        day: DayScores(conversations=counted[day].total(), bins=dict(sorted(counted[day].items())))
-        for day in newest
-    }
-    return queue.model_copy(update={"days": days, "runs": (*queue.runs, run)[-_KEPT_RUNS:]})
+    counted_on = {key: day for day, held in queue.days.items() for key in held.seen or {}}
+    open_days = {day: dict(held.seen) for day, held in queue.days.items() if held.seen is not None}
+    closed = {day: held for day, held in queue.days.items() if held.seen is None}
+    oldest_open = max(closed, default=date.min)
+    for item in scores:
+        day = counted_on.setdefault(item.key, item.day)
+        if day > oldest_open:
+            seen = open_days.setdefault(day, {})
+            seen[item.key] = max(_bin(item.score), seen.get(item.key, -_HIGHEST_BIN))
+    newest = max((*open_days, *closed), default=date.min)
+    days: dict[date, DayScores] = {}
+    told_apart = 0
+    for day in sorted((*open_days, *closed), reverse=True):
+        if (newest - day).days >= KEPT_DAYS:
+            break
+        if day in closed:
+            days[day] = closed[day]
+            continue
+        told_apart += len(open_days[day])
+        # The newest day is never closed: it is still going on.
+        days[day] = _day_of(open_days[day], closed=day != newest and told_apart > OPEN_CONVERSATIONS)
+    return queue.model_copy(update={"days": dict(sorted(days.items()))})
 
 
-def choose_threshold(queue: ReviewQueue, *, per_day: float) -> QueueThreshold:
+def choose_threshold(queue: ReviewQueue, *, per_day: float) -> QueueThreshold | None:
     """Return the lowest threshold that flags no more than ``per_day`` conversations a day on average over the days held.
+
+    The newest day is left out, unless it is the only one. None if there was time for every conversation: a threshold that
+    flags everything says nothing about the days to come.
 
     Raises:
         ConfigError: no scores are held. The operator's.
@@ -148,21 +181,20 @@ def choose_threshold(queue: ReviewQueue, *, per_day: float) -> QueueThreshold:
             "No scores are held to choose a threshold from.",
             hint="Score conversations with --capacity first.",
         )
-    together: Counter[int] = Counter()
-    for held in queue.days.values():
-        together.update(held.bins)
-    room = per_day * len(queue.days)
+    first, newest = min(queue.days), max(queue.days)
+    last = newest if first == newest else newest - timedelta(days=1)
+    days = (last - first).days + 1
+    together = _bins_between(queue.days, first, last)
+    room = per_day * days
+    if room >= together.total():
+        return None
     flagged, lowest = 0, max(together) + 1
     for place in sorted(together, reverse=True):
         if flagged + together[place] > room:
             break
         flagged, lowest = flagged + together[place], place
     return QueueThreshold(
-        per_day=per_day,
-        score=lowest * BIN_WIDTH,
-        days=len(queue.days),
-        flagged=flagged,
-        last_day=max(queue.days),
+        per_day=per_day, score=lowest * BIN_WIDTH, days=days, flagged=flagged, last_day=last
     )
 
 
@@ -174,17 +206,23 @@ def is_flagged(score: float, threshold: QueueThreshold) -> bool:
 def drift_of(queue: ReviewQueue, threshold: QueueThreshold) -> Drift | None:
     """Return how the newest days differ from those that the threshold was chosen on; None within Poisson's bounds.
 
+    The newest day of all is left out: it may not be over. Days without a conversation count as days.
+
     Mechanism: of two Poisson processes of one rate, given the sum of their counts, the one is binomial by its share of the
     days; two-sided at `FALSE_ALARM`.
     Source: Przyborowski and Wilenski 1940 (the conditional test).
     """
-    recent = [day for day in sorted(queue.days) if day > threshold.last_day][-RECENT_DAYS:]
-    if not recent:
+    if not queue.days:
+        return None
+    last = max(queue.days) - timedelta(days=1)
+    first = max(threshold.last_day, last - timedelta(days=RECENT_DAYS)) + timedelta(days=1)
+    days = (last - first).days + 1
+    if days < 1:
         return None
     lowest = round(threshold.score / BIN_WIDTH)
-    found = sum(count for day in recent for place, count in queue.days[day].bins.items() if place >= lowest)
+    found = sum(count for place, count in _bins_between(queue.days, first, last).items() if place >= lowest)
     together = found + threshold.flagged
-    share = len(recent) / (len(recent) + threshold.days)
+    share = days / (days + threshold.days)
     chance = min(
         1.0,
         2 * min(_binomial(together, share, 0, found), _binomial(together, share, found, together)),
@@ -193,10 +231,23 @@ def drift_of(queue: ReviewQueue, threshold: QueueThreshold) -> Drift | None:
         return None
     return Drift(
         expected_per_day=threshold.flagged / threshold.days,
-        found_per_day=found / len(recent),
-        days=len(recent),
+        found_per_day=found / days,
+        days=days,
         chance=chance,
     )
+
+
+def _day_of(seen: dict[str, int], *, closed: bool) -> DayScores:
+    bins = Counter(seen.values())
+    return DayScores(conversations=len(seen), bins=dict(sorted(bins.items())), seen=None if closed else seen)
+
+
+def _bins_between(days: Mapping[date, DayScores], first: date, last: date) -> Counter[int]:
+    together: Counter[int] = Counter()
+    for day, held in days.items():
+        if first <= day <= last:
+            together.update(held.bins)
+    return together
 
 
 def _bin(score: float) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from ringfence.client.member_home import MemberHome
+from ringfence.client.review_queue import review
 from ringfence.client.score_command import score
 from ringfence.model.console import new_application, run_application
+from ringfence.model.conversation import Conversation, Message
 from ringfence.model.detector import Detector
 from ringfence.model.feature_set import load_feature_set
 
@@ -74,7 +78,7 @@ class TestTheQueue:
         assert [line["score"] for line in lines] == sorted((line["score"] for line in lines), reverse=True)
         # Of each day the first four are the pattern.
         assert all(int(line["id"].split("-")[1]) < 4 for line in lines)
-        assert "just chosen on 10 days" in captured.err
+        assert "just chosen on 9 days" in captured.err
         assert (tmp_path / "home" / "review-queue.json").stat().st_mode & 0o777 == 0o600
 
     def test_keeps_its_threshold_and_warns_when_more_comes(
@@ -85,7 +89,7 @@ class TestTheQueue:
         capsys.readouterr()
         assert self.score(days(tmp_path / "two.jsonl", first=10, count=3, high=4), release, home) == 0
         captured = capsys.readouterr()
-        assert "chosen on 10 days" in captured.err
+        assert "chosen on 9 days" in captured.err
         assert "just chosen" not in captured.err
         assert "were expected" not in captured.err
         assert self.score(days(tmp_path / "three.jsonl", first=13, count=4, high=20), release, home) == 0
@@ -95,7 +99,7 @@ class TestTheQueue:
         assert len(flagged(captured.out)) > 4 * 4
         assert self.score(tmp_path / "three.jsonl", release, home, "--new-threshold") == 0
         captured = capsys.readouterr()
-        assert "just chosen on 17 days" in captured.err
+        assert "just chosen on 16 days" in captured.err
         assert "were expected" not in captured.err
 
     def test_the_same_file_again_changes_nothing(
@@ -122,14 +126,80 @@ class TestTheQueue:
         Detector(features, features.warm_start * 2).save(other)
         capsys.readouterr()
         self.score(days(tmp_path / "two.jsonl", first=5, count=2, high=4), other, home)
+        assert "just chosen on 1 day" in capsys.readouterr().err
+
+    def test_exports_that_overlap_count_a_conversation_once(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = tmp_path / "home"
+        self.score(days(tmp_path / "one.jsonl", first=0, count=10, high=4), release, home)
+        for night in range(10, 14):
+            path = days(tmp_path / f"{night}.jsonl", first=night - 6, count=7, high=4)
+            assert self.score(path, release, home) == 0
+        assert "were expected" not in capsys.readouterr().err
+        kept = json.loads((home / "review-queue.json").read_text())
+        assert {day["conversations"] for day in kept["days"].values()} == {24}
+
+    def test_without_times_the_same_file_on_a_later_day_counts_once(
+        self, release: Path, tmp_path: Path
+    ) -> None:
+        detector = Detector.load(release)
+        conversations = [
+            Conversation(f"c{index}", (Message("a", text),)) for index, text in enumerate(PATTERN + HARMLESS)
+        ]
+        scored = list(zip(conversations, detector.score_together(conversations), strict=True))
+        home = MemberHome(tmp_path / "home")
+        for day in (1, 2, 3):
+            review(detector, scored, home=home, per_day=2, today=date(2026, 3, day))
+        kept = json.loads(home.review_queue_file.read_text())
+        assert {day: held["conversations"] for day, held in kept["days"].items()} == {"2026-03-01": 8}
+
+    def test_a_clock_that_is_ahead_makes_no_other_day_old(self, release: Path, tmp_path: Path) -> None:
+        detector = Detector.load(release)
+        conversations = [
+            Conversation(f"c{index}", (Message("a", "hello", time=1_700_000_000.0 + ahead),))
+            for index, ahead in enumerate((0, 1e9))
+        ]
+        scored = list(zip(conversations, detector.score_together(conversations), strict=True))
+        home = MemberHome(tmp_path / "home")
+        review(detector, scored, home=home, per_day=1, today=date(2023, 11, 20))
+        assert set(json.loads(home.review_queue_file.read_text())["days"]) == {"2023-11-14", "2023-11-20"}
+
+    def test_while_there_is_time_for_every_conversation_all_are_shown_and_no_threshold_is_kept(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = tmp_path / "home"
+        assert self.score(days(tmp_path / "a.jsonl", first=0, count=1, high=1, low=2), release, home) == 0
+        captured = capsys.readouterr()
+        assert len(captured.out.splitlines()) == 3
+        assert "there is time for every one" in captured.err
+        assert self.score(days(tmp_path / "b.jsonl", first=1, count=9, high=4), release, home) == 0
+        captured = capsys.readouterr()
+        assert "just chosen on 9 days" in captured.err
+        assert len(captured.out.splitlines()) <= 40
+
+    def test_a_history_that_counted_conversations_again_and_again_begins_anew(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = tmp_path / "home"
+        home.mkdir()
+        first = {"schema_version": 1, "detector_sha256": "0" * 64, "days": {}, "runs": [], "threshold": None}
+        (home / "review-queue.json").write_text(json.dumps(first))
+        assert self.score(days(tmp_path / "one.jsonl", first=0, count=3, high=4), release, home) == 0
         assert "just chosen on 2 days" in capsys.readouterr().err
 
     def test_the_history_holds_counts_and_nothing_of_anybody(self, release: Path, tmp_path: Path) -> None:
         home = tmp_path / "home"
         self.score(days(tmp_path / "one.jsonl", first=0, count=3, high=4), release, home)
         kept = json.loads((home / "review-queue.json").read_text())
-        assert set(kept) == {"schema_version", "detector_sha256", "days", "runs", "threshold"}
-        assert all(set(day) == {"conversations", "bins"} for day in kept["days"].values())
+        assert set(kept) == {"schema_version", "detector_sha256", "days", "threshold"}
+        assert all(set(day) == {"conversations", "bins", "seen"} for day in kept["days"].values())
+        keys = [key for day in kept["days"].values() for key in day["seen"]]
+        assert len(set(keys)) == 72
+        # Under the member's own secret: elsewhere the same conversations have other keys.
+        other = tmp_path / "other"
+        self.score(tmp_path / "one.jsonl", release, other)
+        assert not set(keys) & {key for key in keys if key in (other / "review-queue.json").read_text()}
         assert "d0-" not in json.dumps(kept)
 
     @pytest.mark.parametrize("option", [("--top", 3), ("--explain",), ("--stream",)])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import date, timedelta
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from ringfence.model import review_capacity
 from ringfence.model.errors import ConfigError
 from ringfence.model.review_capacity import (
     FALSE_ALARM,
     KEPT_DAYS,
+    QueueThreshold,
     ReviewQueue,
+    ScoredOnce,
     choose_threshold,
     drift_of,
     is_flagged,
@@ -24,16 +28,26 @@ FIRST = date(2026, 3, 1)
 EMPTY = ReviewQueue(detector_sha256="0" * 64)
 
 
-def days_of(rng: np.random.Generator, *, start: int, days: int, per_day: int, shift: float = 0.0):
+def on(day: int, name: str, score: float) -> ScoredOnce:
+    return ScoredOnce(
+        FIRST + timedelta(days=day), hashlib.sha256(f"{day}|{name}".encode()).hexdigest()[:16], score
+    )
+
+
+def days_of(
+    rng: np.random.Generator, *, start: int, days: int, per_day: int, shift: float = 0.0
+) -> list[ScoredOnce]:
     return [
-        (FIRST + timedelta(days=start + day), float(score))
+        on(start + day, str(index), float(score))
         for day in range(days)
-        for score in rng.normal(shift, 1.5, size=per_day)
+        for index, score in enumerate(rng.normal(shift, 1.5, size=per_day))
     ]
 
 
-def run_name(number: int) -> str:
-    return f"{number:064x}"
+def chosen(queue: ReviewQueue, *, per_day: float) -> QueueThreshold:
+    threshold = choose_threshold(queue, per_day=per_day)
+    assert threshold is not None
+    return threshold
 
 
 @pytest.mark.parametrize(
@@ -50,38 +64,68 @@ def test_what_is_no_capacity_is_refused(text: str) -> None:
 
 
 def test_the_threshold_flags_no_more_than_there_is_time_for_and_nearly_that() -> None:
-    scores = days_of(np.random.default_rng(0), start=0, days=10, per_day=1000)
-    queue = recorded(EMPTY, scores, run=run_name(1))
-    threshold = choose_threshold(queue, per_day=50)
-    flagged = sum(is_flagged(score, threshold) for _, score in scores)
+    scores = days_of(np.random.default_rng(0), start=0, days=11, per_day=1000)
+    threshold = chosen(recorded(EMPTY, scores), per_day=50)
+    # The eleventh day may not be over.
+    flagged = sum(is_flagged(item.score, threshold) for item in scores[:10_000])
     assert flagged == threshold.flagged <= 500
     assert flagged > 400  # one bin of 0.05 holds a few dozen here
     assert (threshold.days, threshold.last_day) == (10, FIRST + timedelta(days=9))
 
 
-def test_room_for_all_flags_all_and_room_for_none_flags_none() -> None:
-    scores = [(FIRST, float(value)) for value in (-3, 0.5, 0.5, 0.5)]
-    queue = recorded(EMPTY, scores, run=run_name(1))
-    everything = choose_threshold(queue, per_day=100)
-    assert all(is_flagged(score, everything) for _, score in scores)
+def test_where_there_is_time_for_all_no_threshold_is_chosen_and_room_for_none_flags_none() -> None:
+    scores = [on(0, str(index), value) for index, value in enumerate((-3, 0.5, 0.5, 0.5))]
+    queue = recorded(EMPTY, scores)
+    assert choose_threshold(queue, per_day=4) is None
+    assert choose_threshold(queue, per_day=100) is None
     # The three that tie are one too many.
-    nothing = choose_threshold(queue, per_day=2)
-    assert not any(is_flagged(score, nothing) for _, score in scores)
+    nothing = chosen(queue, per_day=2)
+    assert not any(is_flagged(item.score, nothing) for item in scores)
 
 
-def test_the_same_run_counts_once_and_old_days_are_let_go() -> None:
+def test_days_without_a_conversation_are_days() -> None:
+    rng = np.random.default_rng(0)
+    scores = [item for day in (0, 7, 14) for item in days_of(rng, start=day, days=1, per_day=100)]
+    threshold = chosen(recorded(EMPTY, scores), per_day=5)
+    assert (threshold.days, threshold.last_day) == (14, FIRST + timedelta(days=13))
+    assert 50 < threshold.flagged <= 70
+
+
+def test_a_conversation_counts_once_a_day_with_its_highest_score() -> None:
+    queue = recorded(EMPTY, [on(0, "a", 1.0), on(0, "b", 1.0)])
+    queue = recorded(queue, [on(0, "a", 2.0), on(1, "a", 0.0)])
+    queue = recorded(queue, [on(0, "a", -1.0)])
+    first, second = queue.days.values()
+    assert (first.conversations, first.bins) == (2, {20: 1, 40: 1})
+    assert (second.conversations, second.bins) == (1, {0: 1})
+
+
+def test_a_conversation_without_times_stays_on_the_day_on_which_it_was_first_scored() -> None:
+    seen = ScoredOnce(FIRST, "ab" * 8, 1.0)
+    queue = recorded(recorded(EMPTY, [seen]), [ScoredOnce(FIRST + timedelta(days=3), seen.key, 2.0)])
+    assert [(day, held.bins) for day, held in queue.days.items()] == [(FIRST, {40: 1})]
+
+
+def test_old_days_are_let_go() -> None:
     scores = days_of(np.random.default_rng(0), start=0, days=KEPT_DAYS + 5, per_day=3)
-    once = recorded(EMPTY, scores, run=run_name(1))
-    assert recorded(once, scores, run=run_name(1)) == once
-    assert len(once.days) == KEPT_DAYS
-    assert min(once.days) == FIRST + timedelta(days=5)
-    twice = recorded(once, scores[-3:], run=run_name(2))
-    assert twice.days[max(twice.days)].conversations == 6
+    queue = recorded(EMPTY, scores)
+    assert len(queue.days) == KEPT_DAYS
+    assert min(queue.days) == FIRST + timedelta(days=5)
+    assert recorded(queue, scores) == queue
+
+
+def test_beyond_a_bound_older_days_keep_their_counts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review_capacity, "OPEN_CONVERSATIONS", 25)
+    scores = days_of(np.random.default_rng(0), start=0, days=4, per_day=10)
+    queue = recorded(EMPTY, scores)
+    assert [held.seen is None for held in queue.days.values()] == [True, True, False, False]
+    assert [held.conversations for held in queue.days.values()] == [10] * 4
+    assert recorded(queue, [*scores, on(1, "new", 3.0)]) == queue
 
 
 def test_a_history_comes_back_from_its_file() -> None:
-    queue = recorded(EMPTY, days_of(np.random.default_rng(0), start=0, days=3, per_day=30), run=run_name(1))
-    queue = queue.model_copy(update={"threshold": choose_threshold(queue, per_day=5)})
+    queue = recorded(EMPTY, days_of(np.random.default_rng(0), start=0, days=3, per_day=30))
+    queue = queue.model_copy(update={"threshold": chosen(queue, per_day=5)})
     assert ReviewQueue.model_validate_json(queue.model_dump_json()) == queue
 
 
@@ -93,12 +137,10 @@ def test_without_scores_there_is_no_threshold() -> None:
 class TestDrift:
     def after(self, *, seed: int, shift: float = 0.0, per_day: int = 400, days: int = 7):
         rng = np.random.default_rng(seed)
-        queue = recorded(EMPTY, days_of(rng, start=0, days=14, per_day=400), run=run_name(1))
-        threshold = choose_threshold(queue, per_day=20)
-        later = recorded(
-            queue, days_of(rng, start=14, days=days, per_day=per_day, shift=shift), run=run_name(2)
-        )
-        return drift_of(later, threshold)
+        queue = recorded(EMPTY, days_of(rng, start=0, days=15, per_day=400))
+        threshold = chosen(queue, per_day=20)
+        later = days_of(rng, start=15, days=days + 1, per_day=per_day, shift=shift)
+        return drift_of(recorded(queue, later), threshold)
 
     def test_is_not_seen_where_there_is_none(self) -> None:
         """Fixed seeds; the counts vary a little less than Poisson's, so a false alarm has less than its stated chance."""
@@ -106,24 +148,53 @@ class TestDrift:
 
     @pytest.mark.parametrize(
         "change",
-        [{"shift": 0.5}, {"shift": -0.8}, {"per_day": 800}],
-        ids=["higher", "lower", "twice as many"],
+        [{"shift": 0.5}, {"shift": -0.8}, {"per_day": 800}, {"per_day": 0}],
+        ids=["higher", "lower", "twice as many", "none at all"],
     )
     def test_is_seen_in_the_scores_and_in_their_number(self, change: dict[str, float]) -> None:
-        drift = self.after(seed=1, **change)  # type: ignore[arg-type]
+        rng = np.random.default_rng(1)
+        queue = recorded(EMPTY, days_of(rng, start=0, days=15, per_day=400))
+        threshold = chosen(queue, per_day=20)
+        later = days_of(rng, start=15, days=7, **({"per_day": 400} | change))  # type: ignore[arg-type]
+        drift = drift_of(recorded(queue, [*later, *days_of(rng, start=22, days=1, per_day=5)]), threshold)
         assert drift is not None
         assert drift.chance < FALSE_ALARM
-        assert (drift.found_per_day > drift.expected_per_day) == (change != {"shift": -0.8})
+        assert drift.days == 7
+        more = change.get("shift", 0) > 0 or change.get("per_day", 0) > 400
+        assert (drift.found_per_day > drift.expected_per_day) == more
+
+    def test_is_not_seen_when_the_last_week_is_exported_every_night(self) -> None:
+        rng = np.random.default_rng(0)
+        days = [days_of(rng, start=day, days=1, per_day=400) for day in range(40)]
+        queue = recorded(EMPTY, [item for day in days[:14] for item in day])
+        threshold = chosen(queue, per_day=20)
+        for night in range(14, 40):
+            queue = recorded(queue, [item for day in days[night - 6 : night + 1] for item in day])
+            assert drift_of(queue, threshold) is None
+        assert {held.conversations for held in queue.days.values()} == {400}
+
+    def test_is_not_seen_in_a_file_that_grows_every_hour(self) -> None:
+        rng = np.random.default_rng(0)
+        queue = recorded(EMPTY, days_of(rng, start=0, days=14, per_day=400))
+        threshold = chosen(queue, per_day=50)
+        for day in range(14, 17):
+            today = days_of(rng, start=day, days=1, per_day=400)
+            for hour in range(1, 25):
+                queue = recorded(queue, today[: 400 * hour // 24])
+                assert drift_of(queue, threshold) is None
+            assert queue.days[max(queue.days)].conversations == 400
 
     def test_is_not_looked_for_before_a_day_has_passed(self) -> None:
-        queue = recorded(
-            EMPTY, days_of(np.random.default_rng(0), start=0, days=14, per_day=50), run=run_name(1)
-        )
-        assert drift_of(queue, choose_threshold(queue, per_day=5)) is None
+        queue = recorded(EMPTY, days_of(np.random.default_rng(0), start=0, days=15, per_day=50))
+        threshold = chosen(queue, per_day=5)
+        assert drift_of(queue, threshold) is None
+        assert drift_of(EMPTY, threshold) is None
 
     def test_has_the_chance_that_the_reference_gives(self) -> None:
         drift = self.after(seed=1, shift=0.5, days=3)
         assert drift is not None
-        found, expected = round(drift.found_per_day * 3), round(drift.expected_per_day * 14)
-        reference = stats.binom.sf(found - 1, found + expected, 3 / 17)
+        # The day that was still going on when the threshold was chosen counts with the three after it.
+        found, expected = round(drift.found_per_day * drift.days), round(drift.expected_per_day * 14)
+        assert drift.days == 4
+        reference = stats.binom.sf(found - 1, found + expected, 4 / 18)
         assert drift.chance == pytest.approx(2 * reference, rel=1e-6)
