@@ -62,7 +62,8 @@ def join(
         home: the member's folder; made if missing.
         invitation: from the coordinator.
         now: returns the present, UTC.
-        size_class: power of two near the number of conversations; it becomes public.
+        size_class: power of two near the number of conversations; it becomes public. What was asked for with this very
+            invitation before stays.
         files: JSONL files of conversations, for the settings.
         wait_s: how long to wait for somebody at the coordinator to approve, where that is asked for.
         on_awaited: is told once when the wait begins.
@@ -76,7 +77,7 @@ def join(
     """
     bundle = fetch_bundle(invitation, now=now())
     check_bundle(home, bundle=bundle)
-    request = make_request(home, size_class=size_class)
+    request = make_request(home, size_class=size_class, invitation=invitation.id)
     deadline = time.monotonic() + wait_s
     with open_server_tls_channel(invitation.address, ca=bundle.ca.encode()) as channel:
         told = False
@@ -99,7 +100,7 @@ def join(
         bundle=bundle,
         certificate=answer.issued.certificate_chain,
         now=now(),
-        size_class=size_class,
+        size_class=request.size_class,
         files=files,
     )
     return Joined(settings, is_founding=not home.root_file.exists())

@@ -57,14 +57,18 @@ class InstalledIdentity:
     expires_at: datetime
 
 
-def make_request(home: MemberHome, *, size_class: int = DEFAULT_SIZE_CLASS) -> JoinRequest:
+def make_request(
+    home: MemberHome, *, size_class: int = DEFAULT_SIZE_CLASS, invitation: str = ""
+) -> JoinRequest:
     """Make this company's keys, and return what it asks to be admitted with.
 
-    Keys that are there already are kept, and so is the request: sent again after a crash, it has the same answer.
+    Keys that are there already are kept. What was asked for with an invitation is asked for again, byte for byte and size
+    class included, for as long as the keys are the same: sent again after a crash or a lost answer, it has the same answer.
 
     Args:
         home: the member's folder; made if missing.
         size_class: power of two near the number of conversations; it becomes public.
+        invitation: identifier of the one that it goes with; "" for none.
 
     Raises:
         ConfigError: the size class is not in the agreed form, the folder cannot be written, or a key is damaged. The operator's to mend.
@@ -89,12 +93,21 @@ def make_request(home: MemberHome, *, size_class: int = DEFAULT_SIZE_CLASS) -> J
         }
     )
     earlier = _earlier_request(home, key=public_pem(key.public_key()))
-    if earlier is not None and earlier == wished.model_copy(update={"csr": earlier.csr}):
-        return earlier
+    if earlier is not None:
+        same = earlier.model_copy(update={"csr": wished.csr, "size_class": wished.size_class}) == wished
+        if same and (earlier.size_class == wished.size_class or _was_sent_with(home, invitation)):
+            _write(home, {home.request_invitation_file: invitation.encode()})
+            return earlier
     # No name in it: the coordinator decides the name, and ignores what a request says.
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     request = wished.model_copy(update={"csr": csr.public_bytes(serialization.Encoding.PEM).decode("ascii")})
-    _write(home, {home.request_file: request.model_dump_json(indent=2).encode() + b"\n"})
+    _write(
+        home,
+        {
+            home.request_file: request.model_dump_json(indent=2).encode() + b"\n",
+            home.request_invitation_file: invitation.encode(),
+        },
+    )
     return request
 
 
@@ -134,7 +147,8 @@ def install_identity(
 ) -> MemberSettings:
     """Check a certificate, and install it with what the bundle brings: roots of trust, settings; and a first policy.
 
-    A later one renews the certificate. It may not move the member to another federation or replace a pinned root.
+    A later one renews the certificate; an earlier one, as an old invitation brings it, leaves the present in place. Neither
+    may move the member to another federation or replace a pinned root.
 
     Args:
         home: the member's folder, with the keys made by `make_request`.
@@ -180,7 +194,9 @@ def install_identity(
         {
             home.ca_file: bundle.ca.encode(),
             **({home.root_file: root} if root is not None else {}),
-            home.certificate_file: certificate.encode(),
+            home.certificate_file: _later_chain(
+                home, brought=certificate.encode(), ca=bundle.ca.encode(), now=now
+            ),
         },
     )
     # A company that wrote its policy before it joined keeps it.
@@ -255,6 +271,25 @@ def check_certificate(chain: bytes, *, ca: bytes, now: datetime) -> MemberIdenti
             "The certificate was not issued by the federation's CA, or is not valid now.", hint=_ASK_AGAIN
         ) from error
     return identity_of_certificate(chain)
+
+
+def _was_sent_with(home: MemberHome, invitation: str) -> bool:
+    try:
+        return invitation != "" and home.request_invitation_file.read_text(encoding="ascii") == invitation
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _later_chain(home: MemberHome, *, brought: bytes, ca: bytes, now: datetime) -> bytes:
+    """Return the chain that holds longer: the one that is brought, or the present one, if it is the same member's and good."""
+    try:
+        present = home.certificate_file.read_bytes()
+        if check_certificate(present, ca=ca, now=now) != check_certificate(brought, ca=ca, now=now):
+            return brought
+        ends = [x509.load_pem_x509_certificate(chain).not_valid_after_utc for chain in (present, brought)]
+    except (OSError, PeerError):
+        return brought
+    return present if ends[0] > ends[1] else brought
 
 
 def _earlier_request(home: MemberHome, *, key: str) -> JoinRequest | None:

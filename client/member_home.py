@@ -82,6 +82,11 @@ class MemberHome:
         return self.identity / "request.json"
 
     @property
+    def request_invitation_file(self) -> Path:
+        """With which invitation `request_file` was sent last; an identifier that tells nothing about its secret."""
+        return self.identity / "request.invitation"
+
+    @property
     def certificate_file(self) -> Path:
         """Certificate chain of `key_file`, PEM."""
         return self.identity / "member.pem"

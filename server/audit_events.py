@@ -6,7 +6,7 @@ import getpass
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from ringfence.server.database import Database
 from ringfence.server.tables import audit_events
@@ -19,7 +19,8 @@ class AuditEvent:
     Attributes:
         number: place in the order of events, from 1.
         at: UTC.
-        actor: account on the coordinator's machine, or ``member:<id>`` for what a member did over the wire.
+        actor: account on the coordinator's machine, ``member:<id>`` for what a member did over the wire, or
+            ``invitation:<id>`` for whoever showed an invitation and was not let in.
         action: such as "member.suspend".
         subject: whom it concerns.
         detail: the rest, for people; empty if there is nothing to say.
@@ -61,6 +62,16 @@ class AuditEvents:
                     at=now, actor=actor or _account(), action=action, subject=subject, detail=detail
                 )
             )
+
+    def count(self, action: str, *, actor: str) -> int:
+        """Return how many events of a kind an actor brought about."""
+        wanted = (
+            select(func.count())
+            .select_from(audit_events)
+            .where((audit_events.c.action == action) & (audit_events.c.actor == actor))
+        )
+        with self._database.reading() as connection:
+            return connection.scalar(wanted) or 0
 
     def all(self) -> tuple[AuditEvent, ...]:
         """Return every event, oldest first."""

@@ -6,6 +6,7 @@ invitation open or the member admitted, never the one without the other.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ from ringfence.server.members import Member, MemberRegistry
 from ringfence.server.trust_bundle import compose_bundle, keep_bundle
 
 LONGEST_INVITATION = timedelta(days=30)
+MOST_REFUSALS_NOTED = 5
+"""Lines in the audit trail about one invitation that is shown and refused."""
+
+log = logging.getLogger("ringfence.coordinator")
 _ASK = "Ask the coordinator for a new one."
 
 
@@ -139,37 +144,57 @@ class Enrolment:
 
         Raises:
             ConnectionFailedError: the invitation is unknown, withdrawn, expired, or was used by another request.
-            PeerError: the keys are not usable, or are another member's.
+            PeerError: the keys are not usable, are another member's, or were given up earlier.
         """
         shown = Invitation(address="", bundle_sha256="", secret=secret)
         now = self._now()
+        kept = self.invitations.find(shown.id)
+        if kept is None or not kept.knows_secret(shown.secret_hash()):
+            raise ConnectionFailedError("The coordinator does not know this invitation.", hint=_ASK)
+        try:
+            with self._database.transaction():
+                return self._answer(shown.id, request, now=now)
+        except ConnectionFailedError as refusal:
+            # After the transaction, which a refusal takes back.
+            self._note_refusal(kept, request, reason=refusal.message, now=now)
+            raise
+
+    def _answer(self, invitation: str, request: JoinRequest, *, now: datetime) -> Issued | Awaited:
+        kept = self.invitations.find(invitation)
+        if kept is None or kept.state == "cancelled":
+            raise ConnectionFailedError("This invitation was withdrawn.", hint=_ASK)
+        if kept.state == "used" and kept.certificate is not None and kept.is_request(request):
+            return Issued(kept.member, self._present_certificate(kept))
+        if kept.state == "used" or (kept.state == "waiting" and not kept.is_request(request)):
+            raise ConnectionFailedError("This invitation was used already, with other keys.", hint=_ASK)
+        if now >= kept.expires_at:
+            raise ConnectionFailedError("This invitation has expired.", hint=_ASK)
+        if kept.require_approval:
+            # Checked now, so that nobody waits for an approval that cannot be given.
+            self._certify(kept, request, now=now)
+            if kept.state == "open":
+                self.invitations.change(kept.waiting(request))
+                self._audit.record(
+                    "member.ask",
+                    subject=kept.member,
+                    now=now,
+                    actor=f"member:{kept.member}",
+                    detail=_fingerprint(request),
+                )
+            return Awaited()
+        return self._admit(kept, request, now=now, actor=f"member:{kept.member}")
+
+    def _note_refusal(
+        self, kept: KeptInvitation, request: JoinRequest, *, reason: str, now: datetime
+    ) -> None:
+        """Leave a trace of who holds an invitation and is not let in: it may have been stolen, on either side of its use."""
+        actor = f"invitation:{kept.id}"
         with self._database.transaction():
-            kept = self.invitations.find(shown.id)
-            if kept is None or not kept.knows_secret(shown.secret_hash()):
-                raise ConnectionFailedError("The coordinator does not know this invitation.", hint=_ASK)
-            if kept.state == "cancelled":
-                raise ConnectionFailedError("This invitation was withdrawn.", hint=_ASK)
-            if kept.state == "used" and kept.certificate is not None and kept.is_request(request):
-                self._require_served(kept.member)
-                return Issued(kept.member, kept.certificate)
-            if kept.state == "used" or (kept.state == "waiting" and not kept.is_request(request)):
-                raise ConnectionFailedError("This invitation was used already, with other keys.", hint=_ASK)
-            if now >= kept.expires_at:
-                raise ConnectionFailedError("This invitation has expired.", hint=_ASK)
-            if kept.require_approval:
-                # Checked now, so that nobody waits for an approval that cannot be given.
-                self._certify(kept, request, now=now)
-                if kept.state == "open":
-                    self.invitations.change(kept.waiting(request))
-                    self._audit.record(
-                        "member.ask",
-                        subject=kept.member,
-                        now=now,
-                        actor=f"member:{kept.member}",
-                        detail=key_fingerprint(public_pem(key_of_request(request.csr.encode()))),
-                    )
-                return Awaited()
-            return self._admit(kept, request, now=now, actor=f"member:{kept.member}")
+            if self._audit.count("member.refused", actor=actor) >= MOST_REFUSALS_NOTED:
+                return  # whoever holds it could fill the disk
+            detail = f"{reason} It came with the key {_fingerprint(request)}."
+            self._audit.record("member.refused", subject=kept.member, now=now, actor=actor, detail=detail)
+        log.warning("an invitation for %s was refused. %s", kept.member, detail)
 
     def approve(self, member: str) -> Member:
         """Approve the request that waits under a name, and return the member's record.
@@ -228,7 +253,15 @@ class Enrolment:
             # It was when the invitation was made; a suspended or taken name meanwhile is not one to be let in under.
             raise ConnectionFailedError("This invitation holds no more.", hint=_ASK) from error
         authority = load_certificate_authority(self._home, federation=self._settings.federation)
-        return certified_member(request, member=kept.member, authority=authority, now=now)
+        record = certified_member(request, member=kept.member, authority=authority, now=now)
+        key = record.certificate_public_key
+        if self.members.find_by_public_key(key.encode()) is None and False:
+            # The fleet unregistered it when it was replaced, and Flower never takes one back.
+            raise PeerError(
+                "This company gave up this key earlier, when it joined with another; it cannot come back.",
+                hint="Move identity/member.key away in the member's folder and join again: the invitation is still good.",
+            )
+        return record
 
     def _require_invitable(self, member: str, *, again: bool) -> None:
         known = self.members.find(member)
@@ -245,15 +278,30 @@ class Enrolment:
                 hint="Choose another name, or say --again: the same company joins anew and keeps its history.",
             )
 
-    def _require_served(self, member: str) -> None:
-        known = self.members.find(member)
-        if known is None or known.status != "active":
+    def _present_certificate(self, kept: KeptInvitation) -> str:
+        """Return the certificate that a member has for the key of its invitation; it may have renewed the first one since."""
+        known = self.members.find(kept.member)
+        request = kept.request
+        if (
+            known is None
+            or request is None
+            or known.status != "active"
+            or known.certificate_public_key != public_pem(key_of_request(request.csr.encode()))
+        ):
             raise ConnectionFailedError("This invitation holds no more.", hint=_ASK)
+        return known.certificate
 
 
 def is_awaiting(invitation: KeptInvitation, *, now: datetime) -> bool:
     """Return whether an invitation may still be used or approved."""
     return is_pending(invitation) and now < invitation.expires_at
+
+
+def _fingerprint(request: JoinRequest) -> str:
+    try:
+        return key_fingerprint(public_pem(key_of_request(request.csr.encode())))
+    except PeerError:
+        return "that cannot be read"
 
 
 def _changed_keys(known: Member | None, record: Member) -> str:

@@ -43,6 +43,14 @@ class IssuedCertificates:
                 )
             )
 
+    def knows_key(self, public_key: str) -> bool:
+        """Return whether a key (SubjectPublicKeyInfo PEM) was ever certified, whoever's it was."""
+        with self._database.reading() as connection:
+            found = connection.scalar(
+                select(certificates.c.serial).where(certificates.c.public_key == public_key).limit(1)
+            )
+        return found is not None
+
     def serials(self, member: str) -> tuple[str, ...]:
         """Return the serial numbers of a member's certificates in hexadecimal digits, oldest first."""
         with self._database.reading() as connection:

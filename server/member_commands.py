@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.model.console import JsonOption, emit, new_application
+from ringfence.model.console import JsonOption, emit, new_application, note
 from ringfence.model.errors import ConfigError
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.serve_commands import HomeOption
@@ -56,6 +56,7 @@ def invite(
     from pydantic import TypeAdapter, ValidationError
 
     from ringfence.model.plan import Name
+    from ringfence.server.enrolment import is_awaiting
 
     try:
         name = TypeAdapter(Name).validate_python(member)
@@ -64,9 +65,16 @@ def invite(
             f"{member!r} cannot be an identifier.",
             hint="Use small letters, digits and . _ - only, beginning with a letter or digit.",
         ) from error
-    made = _enrolment(home).invite(
+    enrolment = _enrolment(home)
+    now = datetime.now(UTC)
+    earlier = [found for found in enrolment.invitations.pending(name) if is_awaiting(found, now=now)]
+    made = enrolment.invite(
         name, valid_for=_duration(expires), require_approval=require_approval, again=again
     )
+    for found in earlier:
+        note(
+            f"The earlier invitation of {name} is withdrawn: it {_invitation_line(found)}, and holds no more."
+        )
     emit(
         f"{made.text()}\n"
         f"It is good once, for {expires}. Next: send it to the company, which runs: ringfence join INVITATION"
@@ -78,6 +86,7 @@ def invite(
             "address": made.address,
             "expires": expires,
             "require_approval": require_approval,
+            "withdrawn": [found.id for found in earlier],
         },
         as_json=as_json,
     )

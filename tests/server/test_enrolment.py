@@ -20,7 +20,7 @@ from enrolment_harness import Desk, open_desk
 from federation_harness import member_command
 
 from ringfence.client.coordinator_connection import open_release_channel
-from ringfence.client.identity import make_request, read_identity
+from ringfence.client.identity import install_identity, make_request, read_identity
 from ringfence.client.identity_client import IdentityClient
 from ringfence.client.member_settings import load_member_settings
 from ringfence.model.certificates import identity_of_certificate
@@ -32,11 +32,14 @@ from ringfence.model.errors import (
 )
 from ringfence.model.invitation import Invitation
 from ringfence.model.joining import JoinRequest
+from ringfence.model.key_files import key_fingerprint, load_transport_key, public_pem
+from ringfence.server.audit_events import AuditEvents
 from ringfence.server.coordinator_database import open_database
-from ringfence.server.enrolment import Awaited, Issued
+from ringfence.server.enrolment import MOST_REFUSALS_NOTED, Awaited, Issued
 from ringfence.server.issued_certificates import IssuedCertificates
 from ringfence.server.ledger_heads import LedgerHeads
 from ringfence.server.tables import ledger_heads, metadata
+from ringfence.server.trust_bundle import compose_bundle
 
 
 @pytest.fixture(params=KINDS, scope="module")
@@ -88,6 +91,103 @@ def test_the_same_request_has_the_same_answer_and_another_one_is_refused(desk: D
         desk.join(invitation, folder="retry-other")
     assert "new one" in caught.value.hint
     assert not desk.folder("retry-other").settings_file.exists()
+
+
+def test_a_lost_answer_is_had_by_the_same_command_also_when_the_data_grew_meanwhile(desk: Desk) -> None:
+    invitation = desk.invite("grown")
+    home = desk.folder("grown")
+    request = make_request(home, size_class=64, invitation=invitation.id)
+    assert isinstance(desk.enrolment.enrol(invitation.secret, request), Issued)  # and its answer is lost
+    joined = desk.join(invitation, folder="grown", size_class=128)
+    assert joined.settings.size_class == desk.enrolment.members.get("grown").size_class == 64
+    # With the next invitation the company may say what holds now.
+    desk.join(desk.invite("grown", again=True), folder="grown", size_class=128)
+    assert desk.enrolment.members.get("grown").size_class == 128
+    assert load_member_settings(home, environment={}).size_class == 128
+
+
+def test_an_old_invitation_leaves_a_renewed_certificate_in_place(desk: Desk) -> None:
+    invitation = desk.invite("renewed")
+    desk.join(invitation, folder="renewed")
+    home = desk.folder("renewed")
+    first = home.certificate_file.read_bytes()
+    desk.pass_time(timedelta(minutes=4))
+    renewed = desk.membership.renew(desk.enrolment.members.get("renewed")).certificate.encode()
+    again = desk.enrolment.enrol(invitation.secret, make_request(home, invitation=invitation.id))
+    assert again == Issued("renewed", renewed.decode())
+    desk.join(invitation, folder="renewed")
+    assert home.certificate_file.read_bytes() == renewed
+    given = install_identity(
+        home,
+        bundle=compose_bundle(desk.home, settings=desk.federation.settings, now=desk.now()),
+        certificate=first.decode(),
+        now=desk.now(),
+    )
+    assert given.member == "renewed"
+    assert home.certificate_file.read_bytes() == renewed  # and whatever it gives, the member keeps the newest
+    assert first != renewed
+
+
+def test_an_invitation_of_before_a_new_key_gives_no_certificate_of_the_old_one(desk: Desk) -> None:
+    invitation = desk.invite("rekeyed")
+    desk.join(invitation, folder="rekeyed")
+    old = make_request(desk.folder("rekeyed"), invitation=invitation.id)
+    desk.folder("rekeyed").key_file.unlink()
+    desk.join(desk.invite("rekeyed", again=True), folder="rekeyed")
+    with pytest.raises(ConnectionFailedError, match="holds no more"):
+        desk.enrolment.enrol(invitation.secret, old)
+
+
+def test_a_key_that_was_given_up_does_not_come_back_and_the_invitation_stays_good(desk: Desk) -> None:
+    desk.join(desk.invite("back"), folder="back")
+    home = desk.folder("back")
+    first = home.key_file.read_bytes()
+    home.key_file.unlink()
+    desk.join(desk.invite("back", again=True), folder="back")
+    home.key_file.unlink()
+    home.key_file.write_bytes(first)
+    home.key_file.chmod(0o600)
+    for require_approval in (False, True):
+        invitation = desk.invite("back", again=True, require_approval=require_approval)
+        with pytest.raises(PeerError, match="gave up this key") as refused:
+            desk.join(invitation, folder="back")
+        assert "member.key" in refused.value.hint
+    home.key_file.unlink()  # as the hint says
+    invitation = desk.invite("back", again=True)
+    desk.join(invitation, folder="back")
+    assert desk.enrolment.members.get("back").status == "active"
+
+
+def refusals(desk: Desk, member: str) -> list[str]:
+    events = AuditEvents(open_database(desk.home)).all()
+    return [event.detail for event in events if (event.action, event.subject) == ("member.refused", member)]
+
+
+def test_an_invitation_that_was_stolen_leaves_a_trace_with_the_key_that_came_with_it(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    invitation = desk.invite("stolen")
+    desk.join(invitation, folder="stolen-by-somebody")
+    assert refusals(desk, "stolen") == []
+    with pytest.raises(ConnectionFailedError, match="used already"):
+        desk.join(invitation, folder="stolen")
+    key = key_fingerprint(public_pem(load_transport_key(desk.folder("stolen").key_file).public_key()))
+    (detail,) = refusals(desk, "stolen")
+    assert "used already" in detail
+    assert key in detail
+    assert key in caplog.text
+
+
+def test_traces_of_one_invitation_are_few_however_often_it_is_shown_and_a_wrong_secret_leaves_none(
+    desk: Desk,
+) -> None:
+    invitation = desk.invite("filled")
+    desk.invite("filled")  # withdraws it
+    request = make_request(desk.folder("filled"))
+    for secret in [invitation.secret] * (MOST_REFUSALS_NOTED + 3) + [os.urandom(20)] * 2:
+        with pytest.raises(ConnectionFailedError):
+            desk.enrolment.enrol(secret, request)
+    assert len(refusals(desk, "filled")) == MOST_REFUSALS_NOTED
 
 
 def test_an_answer_is_not_repeated_to_a_member_that_was_suspended_meanwhile(desk: Desk) -> None:
@@ -290,7 +390,7 @@ def test_a_member_that_joins_again_keeps_its_name_its_history_and_its_ledger(
 
 
 @pytest.mark.parametrize("same_key", [True, False])
-def test_a_ledgers_head_is_kept_for_as_long_as_the_member_can_verify_it(desk: Desk, same_key: bool) -> None:
+def test_a_ledgers_head_is_kept_whichever_key_the_member_comes_back_with(desk: Desk, same_key: bool) -> None:
     name = f"heads-{int(same_key)}"
     desk.join(desk.invite(name), folder=name)
     with open_database(desk.home).transaction() as connection:
@@ -298,7 +398,7 @@ def test_a_ledgers_head_is_kept_for_as_long_as_the_member_can_verify_it(desk: De
     if not same_key:
         desk.folder(name).identity_key_file.unlink()
     desk.join(desk.invite(name, again=True), folder=name)
-    assert LedgerHeads(open_database(desk.home)).newest(name) == (b"signed" if same_key else b"")
+    assert LedgerHeads(open_database(desk.home)).newest(name) == b"signed"
 
 
 def test_a_removed_member_may_be_invited_again_and_a_suspended_one_is_resumed_first(desk: Desk) -> None:
