@@ -47,7 +47,12 @@ def load_member_settings(home: MemberHome, *, environment: Mapping[str, str] | N
     Raises:
         ConfigError: the file is missing, is not TOML, or has a wrong or unknown key. The operator's to mend.
     """
-    return read_settings(home.settings_file, form=MemberSettings, environment=environment)
+    return read_settings(
+        home.settings_file,
+        form=MemberSettings,
+        begin_with="ringfence join INVITATION",
+        environment=environment,
+    )
 
 
 def save_member_settings(home: MemberHome, *, settings: MemberSettings) -> None:

@@ -30,12 +30,15 @@ def install_service(
 ) -> None:
     """Write a systemd unit for this member's agent: it may write its folder, read its data, reach the network, and no more."""
     from ringfence.client.member_settings import load_member_settings
-    from ringfence.model.service_install import known_user, owner_of, place_unit
+    from ringfence.model.service_install import known_user, owner_of, place_unit, require_access
     from ringfence.model.service_unit import unit_text
 
     located = MemberHome.locate(home)
     settings = load_member_settings(located)
     account = known_user(user) if user is not None else owner_of(located.root)
+    require_access(
+        account, folder=located.root, files=[located.settings_file, located.policy_file, located.key_file]
+    )
     place_unit(
         unit_text(agent_unit(located, user=account)),
         name=f"ringfence-agent-{settings.member}",

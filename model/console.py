@@ -170,7 +170,7 @@ def run_application(application: typer.Typer, arguments: list[str] | None = None
         if debug:
             raise
         if _is_usage_error(error):
-            _print_error("bad_usage", _usage_message(error), "See --help.", as_json=as_json)
+            _print_error("bad_usage", _usage_message(error), _usage_hint(error), as_json=as_json)
             return EXIT_BAD_INPUT
         if isinstance(error, OSError) and error.filename is not None:
             # A folder that is missing, closed or full is the operator's to mend, wherever it was met.
@@ -196,8 +196,24 @@ def _is_usage_error(error: Exception) -> bool:
 
 
 def _usage_message(error: Exception) -> str:
+    group = _group_without_command(error)
+    if group is not None:
+        return f"{group.command_path}: a command is missing."
     message: str = error.format_message()  # type: ignore[attr-defined]
     return message
+
+
+def _usage_hint(error: Exception) -> str:
+    group = _group_without_command(error)
+    if group is None or not isinstance(group.command, click.Group):
+        return "See --help."
+    return f"Options stand behind the command, which is one of: {', '.join(group.command.commands)}"
+
+
+def _group_without_command(error: Exception) -> click.Context | None:
+    """Return the group whose command was left out, where that is the mistake: an option stands where its name should."""
+    context = error.ctx if isinstance(error, click.NoSuchOption) else None
+    return context if context is not None and isinstance(context.command, click.Group) else None
 
 
 def _print_error(

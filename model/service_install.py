@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from ringfence.model.atomic_file import write_atomically
@@ -46,6 +47,40 @@ def known_user(name: str) -> str:
             f"There is no account {name!r} on this machine.",
             hint=f"Make it: useradd --system {name}; or give --user.",
         ) from error
+
+
+def require_access(user: str, *, folder: Path, files: Iterable[Path] = ()) -> None:
+    """Refuse an account that a service could not work as: it has to write its folder, and to read its keys.
+
+    Args:
+        user: the account.
+        folder: what the service works in.
+        files: what it must read below it; one that is missing is not its trouble here.
+
+    Raises:
+        ConfigError: the account may not. The operator's to mend.
+    """
+    account = pwd.getpwnam(user)
+    if account.pw_uid == 0:
+        return
+    groups = set(os.getgrouplist(user, account.pw_gid))
+    wanted = [*((parent, os.X_OK, "enter") for parent in reversed(folder.parents))]
+    wanted += [
+        (folder, os.R_OK | os.W_OK | os.X_OK, "write into"),
+        *((file, os.R_OK, "read") for file in files),
+    ]
+    for path, rights, word in wanted:
+        try:
+            status = path.stat()
+        except OSError:
+            continue  # missing, or not to be seen by whoever asks: the service says what it lacks
+        own = status.st_uid == account.pw_uid
+        shift = 6 if own else 3 if status.st_gid in groups else 0
+        if (status.st_mode >> shift) & rights != rights:
+            raise ConfigError(
+                f"{user} may not {word} {path}, so the service could not start.",
+                hint=f"Give it the folder: chown -R {user}: {folder}; or choose another --user or --home.",
+            )
 
 
 def program_path(name: str) -> list[str]:

@@ -42,13 +42,14 @@ Address = Annotated[str, AfterValidator(_checked_address)]
 
 
 def read_settings(
-    path: Path, *, form: type[Settings], environment: Mapping[str, str] | None = None
+    path: Path, *, form: type[Settings], begin_with: str, environment: Mapping[str, str] | None = None
 ) -> Settings:
     """Read a file of settings; ``RINGFENCE_<FIELD>`` in the environment overrides a plain field of the file.
 
     Args:
         path: TOML file.
         form: pydantic model of the settings.
+        begin_with: the command that makes the file, for whoever has none yet.
         environment: variables to look in; the process's own by default.
 
     Raises:
@@ -60,7 +61,7 @@ def read_settings(
         values = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(
-            f"Cannot read {path}: {error.strerror}", hint="Check --home, or set this side up first."
+            f"Cannot read {path}: {error.strerror}", hint=f"Check --home, or begin with: {begin_with}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}", hint="Correct the line that is named.") from error

@@ -158,7 +158,12 @@ def load_coordinator_settings(
     Raises:
         ConfigError: the file is missing, is not TOML, or has a wrong or unknown key. The operator's to mend.
     """
-    return read_settings(home.settings_file, form=CoordinatorSettings, environment=environment)
+    return read_settings(
+        home.settings_file,
+        form=CoordinatorSettings,
+        begin_with="ringfence-coordinator init FEDERATION",
+        environment=environment,
+    )
 
 
 def save_coordinator_settings(home: CoordinatorHome, *, settings: CoordinatorSettings) -> None:

@@ -28,13 +28,18 @@ def install_service(
     as_json: JsonOption = False,
 ) -> None:
     """Write a systemd unit for `serve`: it may write its folder and use the network, and no more."""
-    from ringfence.model.service_install import known_user, owner_of, place_unit
+    from ringfence.model.service_install import known_user, owner_of, place_unit, require_access
     from ringfence.model.service_unit import unit_text
     from ringfence.server.coordinator_settings import load_coordinator_settings
 
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
     account = known_user(user) if user is not None else owner_of(located.root)
+    require_access(
+        account,
+        folder=located.root,
+        files=[located.settings_file, located.intermediate_file, *sorted(located.keys.glob("*.key"))],
+    )
     place_unit(
         unit_text(coordinator_unit(located, user=account)),
         name=f"ringfence-coordinator-{settings.federation}",

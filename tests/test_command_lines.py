@@ -213,6 +213,30 @@ def test_an_option_goes_before_the_environment_and_the_environment_before_the_de
     assert "from-option" in looked_into("--home", str(tmp_path / "from-option"))
 
 
+@pytest.mark.parametrize(
+    ("words", "begins_with"),
+    [
+        (["status"], "ringfence join"),
+        (["agent", "run"], "ringfence join"),
+        (["doctor"], "ringfence join"),
+        (["member", "list"], "ringfence-coordinator init"),
+        (["doctor"], "ringfence-coordinator init"),
+    ],
+)
+def test_a_folder_that_nobody_set_up_names_the_command_to_begin_with(
+    words: list[str],
+    begins_with: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    program = " ".join(begins_with.split()[:-1])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert run_application(PROGRAMS[program].application, [*words, "--home", str(tmp_path)]) in (1, 4)
+    out, said = capsys.readouterr()
+    assert begins_with in out + said
+
+
 def test_a_setting_of_the_environment_goes_before_the_file_and_the_file_before_the_default(
     tmp_path: Path,
 ) -> None:

@@ -118,6 +118,19 @@ def test_a_wrong_command_line_is_bad_input(
         assert json.loads(out)["error_code"] == "bad_usage"
 
 
+@pytest.mark.parametrize("words", [["--json"], ["--json", "work"]])
+def test_a_group_that_is_called_without_a_command_says_that_one_is_missing_and_which_there_are(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_application(application, words) == 4
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["error_code"] == "bad_usage"
+    assert "a command is missing" in answer["message"]
+    assert "work" in answer["hint"]
+    assert run_application(application, ["work", "--unknown"]) == 4
+    assert "No such option" in capsys.readouterr().err
+
+
 def test_a_defect_says_its_kind_and_not_its_words(capsys: pytest.CaptureFixture[str]) -> None:
     """An unforeseen error's text may hold a conversation."""
     run_application(application, ["fail", "defect", "--json"])

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import pwd
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 from confine import allowed_calls, directives
 
 from ringfence.model.errors import ConfigError
-from ringfence.model.service_install import complaints_of_systemd, exposure_of_unit, known_user, write_unit
+from ringfence.model.service_install import (
+    complaints_of_systemd,
+    exposure_of_unit,
+    known_user,
+    require_access,
+    write_unit,
+)
 from ringfence.model.service_unit import ServiceUnit, unit_text
 
 UNIT = ServiceUnit(
@@ -125,6 +134,32 @@ def test_a_unit_is_not_written_over_one_that_somebody_changed(tmp_path: Path) ->
     assert file.stat().st_mode & 0o777 == 0o644
     with pytest.raises(ConfigError, match="Cannot write"):
         write_unit("a\n", file=tmp_path / "gone" / "x.service", replace=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another account")
+def test_an_account_that_could_not_use_the_folder_or_its_keys_gets_no_unit() -> None:
+    account = pwd.getpwnam("daemon")
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o755)
+        folder, key = Path(scratch, "home"), Path(scratch, "home", "member.key")
+        folder.mkdir(mode=0o700)
+        key.write_text("secret")
+        key.chmod(0o600)
+
+        def refused() -> str:
+            with pytest.raises(ConfigError) as error:
+                require_access("daemon", folder=folder, files=[key])
+            assert "chown" in error.value.hint
+            return error.value.message
+
+        assert f"write into {folder}" in refused()
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        assert f"read {key}" in refused()
+        os.chown(key, account.pw_uid, account.pw_gid)
+        require_access("daemon", folder=folder, files=[key, folder / "not-there"])
+        Path(scratch).chmod(0o700)
+        assert f"enter {scratch}" in refused()
+        require_access("root", folder=folder, files=[key])
 
 
 def test_an_account_that_is_not_there_is_named() -> None:

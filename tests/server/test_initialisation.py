@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -212,6 +213,17 @@ def test_a_coordinator_whose_keys_were_not_restored_is_told_to_bring_them_back_a
     with pytest.raises(ConfigError) as missing:
         load_coordinator_key(home, name="plan")
     assert "--with-keys" in missing.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the folder must be another account's")
+def test_no_service_is_installed_for_an_account_that_cannot_use_the_folder(
+    home: CoordinatorHome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    initialise_coordinator(home, settings=CoordinatorSettings(federation="example"), now=datetime.now(UTC))
+    code, answer = typed(home, ["install-service", "--user", "daemon", "--print"], capsys)
+    assert code == 4
+    assert "daemon may not" in str(answer["message"])
+    assert typed(home, ["install-service", "--print"], capsys)[0] == 0
 
 
 _INITIALISE_AND_DIE = """
