@@ -26,6 +26,7 @@ HomeOption = Annotated[
 RunArgument = Annotated[str, typer.Argument(help="Name of the run.")]
 _POLL_S = 0.2
 _INTERRUPTED = 130
+_RESUMED = ("created", "failed", "stopped")
 
 
 @application.command(epilog="Example: ringfence-coordinator run start plan.toml --wait")
@@ -35,7 +36,9 @@ def start(
     name: Annotated[
         str | None, typer.Option("--name", help="Name of the run; else the plan's and a number.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Follow the run to its end; exit code 1 unless it completes.")
+    ] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 86_400.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,10 +96,15 @@ def watch(
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to watch at most.")] = 86_400.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a run until it ends: one line an event."""
+    """Follow a run until it ends: one line an event. Exit code 1 unless it completes: if it failed or was stopped."""
     from ringfence.server.run_store import RunStore
 
     found = RunStore.of(_home(home)).open(run)
+    if found.record().status == "created":
+        note(
+            f"The run {run} is created and not started. If that stays so, the coordinator died in between: "
+            f"ringfence-coordinator run resume {run}"
+        )
     _follow(found, timeout_s=timeout, as_json=as_json)
     _show_end(found, as_json=as_json, waited=True)
 
@@ -198,7 +206,12 @@ def _events(run: Run, *, timeout_s: float) -> Iterator[NumberedEvent]:
 
 def _show_end(run: Run, *, as_json: bool, waited: bool) -> None:
     summary = _summary(run)
-    if waited and summary["status"] not in ("completed", "stopped"):
+    if waited and summary["status"] == "stopped":
+        raise RingfenceError(
+            f"The run {run.name} was stopped after round {summary['round']} of {summary['rounds']}.",
+            hint=f"To go on: ringfence-coordinator run resume {run.name}",
+        )
+    if waited and summary["status"] != "completed":
         raise RingfenceError(
             f"The run {run.name} {summary['status']}: {summary['reason']}",
             hint=f"Mend it, then: ringfence-coordinator run resume {run.name}",
@@ -214,10 +227,14 @@ def _following(summary: dict[str, str | int]) -> str:
     """Return what to do next about a run."""
     if summary["status"] == "completed":
         return f"release candidate {summary['run']} --version 0.1.0"
-    return f"run {'resume' if summary['status'] in ('failed', 'stopped') else 'watch'} {summary['run']}"
+    # One that was created and never started is carried out by nobody until somebody says so.
+    return f"run {'resume' if summary['status'] in _RESUMED else 'watch'} {summary['run']}"
 
 
 def _next_of_list(rows: list[dict[str, str | int]]) -> str:
     if not rows:
         return "No runs yet.\nNext: ringfence-coordinator run start PLAN"
+    never_started = [row["run"] for row in rows if row["status"] == "created"]
+    if never_started:
+        return f"Next, for what was created and not started: ringfence-coordinator run resume {never_started[-1]}"
     return f"Next: ringfence-coordinator run show {rows[-1]['run']}"
