@@ -123,9 +123,7 @@ def private_steps(architecture: str, batch: int, *, turns: int) -> Timing:
         "private (Ringfence)": with_momentum(
             lambda: private_gradient(source, model, terms=terms, rng=secret), len(model)
         ),
-        "same code, no clipping, no noise": with_momentum(
-            lambda: source.gradients(model).sum(axis=0) / batch, len(model)
-        ),
+        "same code, no clipping, no noise": with_momentum(lambda: source.mean_gradient(model), len(model)),
         "plain PyTorch, float32": torch_step(module(), features, labels),
         "Opacus' own step, float32": opacus_step(module(), features, labels),
         "Opacus' own step, float64": opacus_step(module().double(), features, labels),

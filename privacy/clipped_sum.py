@@ -1,7 +1,7 @@
 """The sum of clipped per-conversation gradients of a shipped head, in closed form.
 
 One conversation is one example; its prefixes are averaged inside its one gradient (`ringfence.privacy.head_gradients`).
-What follows is the same for every head: the norm, one factor a conversation, whole steps of the grid, an exact sum.
+What follows is the same for every head: the norm, one factor a conversation, a sum, whole steps of the grid.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ import numpy as np
 from ringfence.model.errors import ConfigError
 from ringfence.model.head import LinearHead
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
-from ringfence.privacy.grid import Grid
-from ringfence.privacy.head_gradients import formula_of
+from ringfence.privacy.grid import MOST_SUMMANDS, Grid
+from ringfence.privacy.head_gradients import Batch, formula_of, pair_count, products_of
 
 MICRO_BATCH = 1024
-"""Most conversations whose gradients are held in memory at once."""
-
-HELD_GRADIENTS = 2**17
-"""Most numbers of gradients that are held at once, unless a single conversation has more: 1 MiB, what a cache can hold."""
+"""Conversations that are summed at once in float64."""
 
 HELD_ROWS_BYTES = 64 * 1024 * 1024
 """Rows are kept in float64 up to this size; beyond it each micro-batch is converted, which costs next to no time then."""
@@ -48,14 +45,13 @@ class ClippedSumSource(Protocol):
 class HeadGradients:
     """Per-conversation gradients of a shipped head on averaged prefixes.
 
-    Mechanism: per-example clipping to C, weighting, rounding to the grid, exact integer sum.
-    Unit: one conversation.
+    Mechanism: per-example clipping to C, weighting, a sum, one rounding of it to the grid.
+    Unit: one participant, whose conversations weigh at most k together.
     Assumes: features of one conversation are computed from that conversation and public data alone.
-    Sensitivity: weight * C in L2 norm for one conversation, plus float rounding within the grid's allowance.
+    Sensitivity: k * C in L2 norm and one step of the grid a coordinate, within k * `Grid.sensitivity`.
     Source: Abadi et al. 2016, arXiv 1607.00133, algorithm 1; closed form as in Goodfellow 2015, arXiv 1510.01799.
 
-    Every operation is one over all conversations of a micro-batch, whatever they hold: no branch depends on the data. Not
-    for several threads at once: the gradients of a micro-batch stand in one buffer, used again and again.
+    Every operation is one over all conversations of a micro-batch, whatever they hold: no branch depends on the data.
 
     Args:
         architecture: name in the registry of `ringfence.model.head`.
@@ -66,7 +62,8 @@ class HeadGradients:
         weights: ``(n,)`` factors in (0, 1] on clipped gradients, None for 1.
 
     Raises:
-        ConfigError: shapes do not fit together, labels are not 0 or 1, or the architecture is not known. The caller's fault.
+        ConfigError: shapes do not fit together, labels are not 0 or 1, the architecture is not known, or there are more than
+            `MOST_SUMMANDS` conversations. The caller's fault.
     """
 
     def __init__(
@@ -88,11 +85,20 @@ class HeadGradients:
         self._grid = grid
         wide = features.shape[0] * features.shape[1] * (features.shape[2] + 1) * 8
         self._features = features
-        self._rows = with_ones(features) if wide <= HELD_ROWS_BYTES else None
+        self._is_finite = np.empty(len(features), dtype=np.bool_)
+        self._products = np.empty((pair_count(features.shape[1]), len(features)))
+        self._rows = (
+            np.empty((*features.shape[:2], features.shape[2] + 1)) if wide <= HELD_ROWS_BYTES else None
+        )
+        for rows in self._micro_batches(None, examples=len(features)):
+            self._is_finite[rows] = np.isfinite(features[rows]).all(axis=(1, 2))
+            converted = with_ones(features[rows], is_finite=self._is_finite[rows])
+            self._products[:, rows] = products_of(converted)
+            if self._rows is not None:
+                self._rows[rows] = converted
         self._targets = np.asarray(labels, dtype=np.float64)[:, None]
         self._shares = (1.0 + (positive_weight - 1.0) * self._targets) / features.shape[1]
         self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
-        self._gradients = np.empty((0, grid.dimension))
 
     @property
     def examples(self) -> int:
@@ -106,48 +112,70 @@ class HeadGradients:
 
     def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
         """Return the sum of the selected conversations' clipped gradients (all of them for None), ``(d,)`` int64."""
+        model = np.asarray(parameters, dtype=np.float64)
         total = np.zeros(self._grid.dimension, dtype=np.int64)
-        for rows in self._micro_batches(selected):
-            gradients, norms = self._fill(parameters, rows)
-            weights = None if self._weights is None else self._weights[rows]
-            total += sum_on_grid(gradients, norms, weights, self._grid)
-        return total
+        # What overflows or is not a number counts as nothing.
+        with np.errstate(all="ignore"):
+            for rows in self._micro_batches(selected, examples=self.examples):
+                examined = self._formula.examine(self._batch(rows), model)
+                factors = clip_factors(
+                    self._norms(examined.squared_norms(), rows), clip_norm=self._grid.clip_norm
+                )
+                if self._weights is not None:
+                    factors *= self._weights[rows]
+                total += on_fine_grid(examined.weighted_sum(factors), self._grid)
+        return self._grid.rounded(total)
+
+    def mean_gradient(self, parameters: FloatArray) -> FloatArray:
+        """Return the mean of all gradients as they are, ``(d,)`` float64: without privacy, for reference."""
+        model = np.asarray(parameters, dtype=np.float64)
+        total = np.zeros(self._grid.dimension)
+        with np.errstate(over="ignore"):
+            for rows in self._micro_batches(None, examples=self.examples):
+                examined = self._formula.examine(self._batch(rows), model)
+                total += examined.weighted_sum(np.ones(len(self._targets[rows])))
+        return total / self.examples
 
     def gradients(self, parameters: FloatArray) -> FloatArray:
-        """Return every conversation's gradient before clipping, ``(n, d)`` float64: for reference runs without privacy."""
+        """Return every conversation's gradient before clipping, ``(n, d)`` float64: for reference."""
+        model = np.asarray(parameters, dtype=np.float64)
         result = np.empty((self.examples, self._grid.dimension))
-        for rows in self._micro_batches(None):
-            result[rows] = self._fill(parameters, rows)[0]
+        with np.errstate(over="ignore"):
+            for rows in self._micro_batches(None, examples=self.examples):
+                result[rows] = self._formula.gradients(self._batch(rows), model)
         return result
 
     def norms(self, parameters: FloatArray) -> FloatArray:
-        """Return the L2 norm of every conversation's gradient as clipping uses it, ``(n,)`` float64."""
-        return np.concatenate([self._fill(parameters, rows)[1] for rows in self._micro_batches(None)])
-
-    def _fill(self, parameters: FloatArray, rows: slice | IntegerArray) -> tuple[FloatArray, FloatArray]:
-        wide = with_ones(self._features[rows]) if self._rows is None else self._rows[rows]
-        if len(self._gradients) < len(wide):
-            self._gradients = np.empty((len(wide), self._grid.dimension))
-        gradients = self._gradients[: len(wide)]
-        # What overflows or is not a number counts as nothing further down.
+        """Return the L2 norm of every conversation's gradient as clipping uses it, ``(n,)``; not finite for what is not."""
+        model = np.asarray(parameters, dtype=np.float64)
         with np.errstate(all="ignore"):
-            norms = self._formula.fill(
-                gradients,
-                rows=wide,
-                targets=self._targets[rows],
-                shares=self._shares[rows],
-                model=np.asarray(parameters, dtype=np.float64),
-            )
-        return gradients, norms
+            found = [
+                self._norms(self._formula.examine(self._batch(rows), model).squared_norms(), rows)
+                for rows in self._micro_batches(None, examples=self.examples)
+            ]
+        return np.concatenate(found)
 
-    def _micro_batches(self, selected: MaskArray | None) -> Iterator[slice | IntegerArray]:
-        size = max(1, min(MICRO_BATCH, HELD_GRADIENTS // self._grid.dimension))
+    def _norms(self, squares: FloatArray, rows: slice | IntegerArray) -> FloatArray:
+        return np.where(self._is_finite[rows], np.sqrt(np.maximum(squares, 0.0)), np.nan)
+
+    def _batch(self, rows: slice | IntegerArray) -> Batch:
+        return Batch(
+            rows=with_ones(self._features[rows], is_finite=self._is_finite[rows])
+            if self._rows is None
+            else self._rows[rows],
+            products=self._products[:, rows],
+            targets=self._targets[rows],
+            shares=self._shares[rows],
+        )
+
+    @staticmethod
+    def _micro_batches(selected: MaskArray | None, *, examples: int) -> Iterator[slice | IntegerArray]:
         if selected is None:
             # Stretches, not lists of places: they are looked at where they lie, without a copy.
-            yield from (slice(start, start + size) for start in range(0, self.examples, size))
+            yield from (slice(start, start + MICRO_BATCH) for start in range(0, examples, MICRO_BATCH))
         else:
             places = np.flatnonzero(selected)
-            yield from (places[start : start + size] for start in range(0, len(places), size))
+            yield from (places[start : start + MICRO_BATCH] for start in range(0, len(places), MICRO_BATCH))
 
 
 class LinearHeadGradients(HeadGradients):
@@ -173,8 +201,14 @@ def check_examples(
     """Refuse examples whose parts do not belong together.
 
     Raises:
-        ConfigError: lengths differ, labels are not 0 or 1, or weights leave (0, 1]. The caller's fault.
+        ConfigError: lengths differ, labels are not 0 or 1, weights leave (0, 1], or there are more than `MOST_SUMMANDS`. The
+            caller's fault.
     """
+    if len(labels) > MOST_SUMMANDS:
+        raise ConfigError(
+            f"More than {MOST_SUMMANDS:,} conversations cannot be summed on the grid.",
+            hint="Take a part of the conversations into the query.",
+        )
     hint = "Pass one feature row, one label and one weight for each kept conversation."
     if labels.ndim != 1 or len(features) != len(labels):
         raise ConfigError("Features and labels differ in number.", hint=hint)
@@ -186,10 +220,14 @@ def check_examples(
         raise ConfigError("There must be one weight in (0, 1] for each conversation.", hint=hint)
 
 
-def with_ones(features: FeatureArray) -> FloatArray:
-    """Return features with a last column of ones, ``(n, prefixes, dimension + 1)`` float64: the bias is a weight like any."""
+def with_ones(features: FeatureArray, *, is_finite: MaskArray) -> FloatArray:
+    """Return features with a last column of ones, ``(n, prefixes, dimension + 1)`` float64: the bias is a weight like any.
+
+    Conversations that are not finite come as zeros: they count as nothing, and may not reach a product with others.
+    """
     wide = np.ones((*features.shape[:2], features.shape[2] + 1))
     wide[:, :, :-1] = features
+    wide[~is_finite] = 0.0
     return wide
 
 
@@ -199,32 +237,14 @@ def clip_factors(norms: FloatArray, *, clip_norm: float) -> FloatArray:
     return np.where(np.isfinite(norms), factors, 0.0)
 
 
-def sum_on_grid(
-    gradients: FloatArray, norms: FloatArray, weights: FloatArray | None, grid: Grid
-) -> IntegerArray:
-    """Clip rows, weigh them, round each towards zero onto the grid and sum them exactly: ``(d,)`` int64.
+def on_fine_grid(clipped_sum: FloatArray, grid: Grid) -> IntegerArray:
+    """Return the sum of a micro-batch in whole numbers of the fine grid, ``(d,)`` int64.
 
-    A row whose norm is not finite counts as zero: one bad example cannot stop a run, and cannot leave a trace. Rounding
-    towards zero never lengthens a vector. Rounding to nearest may, by half a step in every coordinate, and the allowance
-    in `Grid.sensitivity` would not hold for somebody whose weight is spread over very many conversations.
-
-    The sum is taken in float64 and is nevertheless exact: a rounded row is a vector of integers of at most 2^20 (one clip
-    norm), so every partial sum of fewer than 2^33 rows, in whatever order, is an integer below 2^53.
-
-    Args:
-        gradients: ``(m, d)`` float64; overwritten.
-        norms: ``(m,)``, their L2 norms.
-        weights: ``(m,)`` in (0, 1], or None for 1.
-        grid: gives the clip norm and the step.
+    In float64 the sum of 1,024 vectors of at most a clip norm is right to 2^-29 of it. Two data sets that differ in one
+    person's content may differ by twice that in each of at most 2^11 micro-batches, 2^-17 in all: half of what
+    `Grid.sensitivity` allows for. Sums of micro-batches are exact, because they are of integers.
     """
-    factors = clip_factors(norms, clip_norm=grid.clip_norm) / grid.step
-    if weights is not None:
-        factors *= weights
-    gradients[~np.isfinite(norms)] = 0.0
-    gradients *= factors[:, None]
-    np.trunc(gradients, out=gradients)
-    total: FloatArray = np.ones(len(gradients)) @ gradients
-    return total.astype(np.int64)
+    return np.asarray(np.rint(clipped_sum / grid.fine_step).astype(np.int64))
 
 
 _DOES_NOT_FIT = "The features do not fit the model."

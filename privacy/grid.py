@@ -14,10 +14,16 @@ import numpy as np
 
 from ringfence.model.errors import ConfigError
 from ringfence.privacy.arrays import FloatArray, IntegerArray
-from ringfence.privacy.secure_noise import TAIL_DELTA, RandomSource, standard_normals
+from ringfence.privacy.secure_noise import TAIL_DELTA, RandomSource, standard_normal_draws
 
 GRID_BITS = 20
 """One step of the grid is the clip norm divided by two to this power."""
+
+FINE_BITS = 40
+"""Sums are kept in whole numbers of the clip norm divided by two to this power, until they are rounded to the grid."""
+
+MOST_SUMMANDS = 2**21
+"""More conversations than this in one sum could leave 64 bits, and what float64 loses could leave the allowance."""
 
 FLOAT_SLACK = 2.0**-16
 """Relative allowance for rounding while a norm is computed in floating point."""
@@ -33,12 +39,13 @@ SMOOTHING_SHARE = 2.0**-6
 class Grid:
     """The grid of one plan.
 
-    Mechanism: Gaussian noise rounded to the grid, added to a sum of grid vectors (post-processing of a continuous
-        Gaussian, because the sum already lies on the grid).
-    Unit: one conversation's gradient.
-    Assumes: each summand was clipped to the clip norm before it came here.
-    Sensitivity: `sensitivity` in L2 norm for each conversation of weight 1; it is above the clip norm, so that the noise
-        covers rounding as well.
+    Mechanism: Gaussian noise rounded to the grid, added to a sum on the grid (post-processing of a continuous Gaussian,
+        because the sum already lies on the grid).
+    Unit: one participant, whose conversations weigh at most k together, k at least 1.
+    Assumes: each summand was clipped to the clip norm before it came here, and the sum rounded once, at the end.
+    Sensitivity: k * `sensitivity` in L2 norm. Two sums that differ by v before rounding differ by less than one step a
+        coordinate more afterwards: |v| + step * sqrt(d), with |v| at most k times the clip norm, however many conversations
+        a person's weight is spread over. The relative allowance is for what float64 loses in norms and in sums.
     Source: Kairouz, Liu and Steinke 2021, arXiv 2102.06387, section 4 (summing on a grid); Mironov 2012 (the attack on
         floating-point noise).
 
@@ -67,6 +74,17 @@ class Grid:
         """S, what the noise is scaled to: the clip norm and everything that rounding may add."""
         return self.clip_norm * (1.0 + FLOAT_SLACK) + self.step * math.sqrt(self.dimension)
 
+    @property
+    def fine_step(self) -> float:
+        """Width of the fine grid, on which sums are kept, in units of the gradient."""
+        return self.clip_norm * 2.0**-FINE_BITS
+
+    def rounded(self, fine_sum: IntegerArray) -> IntegerArray:
+        """Return a sum on the fine grid as whole steps of the grid, rounded to the nearest: ``(dimension,)`` int64."""
+        shift = FINE_BITS - GRID_BITS
+        result: IntegerArray = (fine_sum + (1 << (shift - 1))) >> shift
+        return result
+
     def noise(self, source: RandomSource, *, noise_multiplier: float) -> IntegerArray:
         """Draw the noise of one step: ``(dimension,)`` int64, standard deviation ``noise_multiplier * S`` in steps.
 
@@ -79,9 +97,8 @@ class Grid:
         """
         deviation = noise_multiplier * self.sensitivity / self.step
         smoothing = min(SMOOTHING_STEPS, SMOOTHING_SHARE * deviation)
-        noise = np.rint(standard_normals(source, self.dimension) * deviation)
-        noise += np.rint(standard_normals(source, self.dimension) * smoothing)
-        return np.asarray(noise.astype(np.int64))
+        first, second = standard_normal_draws(source, draws=2, count=self.dimension)
+        return np.asarray((np.rint(first * deviation) + np.rint(second * smoothing)).astype(np.int64))
 
     def to_values(self, integers: IntegerArray) -> FloatArray:
         """Return grid vectors in units of the gradient: ``(dimension,)`` float64."""

@@ -16,17 +16,17 @@ from ringfence.model.errors import ConfigError
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
 from ringfence.privacy.clipped_sum import check_examples
 from ringfence.privacy.grid import Grid
-from ringfence.privacy.torch_sum import clip_gradients, micro_batches, round_to_grid
+from ringfence.privacy.torch_sum import clip_gradients, micro_batches, sum_on_fine_grid
 
 
 class ModuleGradients:
     """Per-conversation gradients of a module that maps features to logits.
 
-    Mechanism: per-example clipping to C, weighting, rounding to the grid, exact integer sum.
-    Unit: one conversation.
+    Mechanism: per-example clipping to C, weighting, a sum, one rounding of it to the grid.
+    Unit: one participant, whose conversations weigh at most k together.
     Assumes: the module treats examples one by one. Batch normalisation, mean-centring and negatives from the batch do
         not, and the last two pass Opacus' validator: hold each shipped module to `gradients` of a batch of one in a test.
-    Sensitivity: weight * C in L2 norm for one conversation, plus float rounding within the grid's allowance.
+    Sensitivity: k * C in L2 norm and one step of the grid a coordinate, within k * `Grid.sensitivity`.
     Source: Abadi et al. 2016, arXiv 1607.00133, algorithm 1; Opacus, arXiv 2109.12298, section 2.
 
     Args:
@@ -91,10 +91,10 @@ class ModuleGradients:
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
         for rows in micro_batches(self.examples, selected, self._device):
             clipped = clip_gradients(self._gradients(rows), clip_norm=self._grid.clip_norm)
-            total += round_to_grid(
+            total += sum_on_fine_grid(
                 clipped, None if self._weights is None else self._weights[rows], self._grid
             )
-        return np.asarray(total.cpu().numpy())
+        return self._grid.rounded(np.asarray(total.cpu().numpy()))
 
     def gradients(self, parameters: FloatArray, *, rows: IntegerArray | None = None) -> FloatArray:
         """Return gradients before clipping, ``(n, d)`` float64, computed in one batch of the given rows (None: all)."""

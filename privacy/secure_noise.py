@@ -79,36 +79,42 @@ class Csprng:
         self._refuse_duplication()
 
 
-def uniforms(source: RandomSource, count: int) -> FloatArray:
-    """Return ``(count,)`` float64 multiples of 2^-53, uniform in (0, 1]."""
-    mantissas = (source.words(count) >> np.uint64(11)) + np.uint64(1)
+def uniforms(words: WordArray) -> FloatArray:
+    """Return a float64 multiple of 2^-53, uniform in (0, 1], for each word."""
+    mantissas = (words >> np.uint64(11)) + np.uint64(1)
     return np.asarray(mantissas.astype(np.float64) * 2.0**-53)
 
 
-def log_uniforms(source: RandomSource, count: int) -> FloatArray:
-    """Return ``(count,)`` logarithms of uniform values of 106 bits, each to full float64 precision: from -73.5 to 0.
+def log_uniforms(words: WordArray, more_words: WordArray) -> FloatArray:
+    """Return the logarithm of a uniform value of 106 bits for each two words, to full float64 precision: -73.5 to 0.
 
     53 bits would not do. Near 0 their multiples of 2^-53 lie far apart on a logarithmic scale, so that the length of a
     Gaussian pair could take few values out there; scaled to a grid of 2^20 steps a clip norm, whole circles of points would
     lie between one possible value and the next, once in about 2^30 pairs, and a release that lies on such a circle rules
     a neighbouring data set out. Near 1 the same holds for short pairs, hence the complement.
     """
-    high = (source.words(count) >> np.uint64(11)).astype(np.float64)
-    low = uniforms(source, count)
+    high = (words >> np.uint64(11)).astype(np.float64)
+    low = uniforms(more_words)
     value = (high + low) * 2.0**-53
     complement = ((2.0**53 - 1.0 - high) + (1.0 - low)) * 2.0**-53
     return np.where(value < 0.5, np.log(value), np.log1p(-np.minimum(complement, 0.5)))
 
 
 def standard_normals(source: RandomSource, count: int) -> FloatArray:
-    """Return ``(count,)`` independent standard normal float64 values.
+    """Return ``(count,)`` independent standard normal float64 values; see `standard_normal_draws`."""
+    return standard_normal_draws(source, draws=1, count=count)[0]
 
-    Each lies within 2^-49 of its pair's length of a value of the exact law. The number of words drawn depends on ``count``
+
+def standard_normal_draws(source: RandomSource, *, draws: int, count: int) -> FloatArray:
+    """Return ``(draws, count)`` independent standard normal float64 values; no two draws share a pair.
+
+    Each lies within 2^-49 of its pair's length of a value of the exact law. The number of words drawn depends on the shape
     alone.
 
     Source: Box and Muller 1958.
     """
     pairs = (count + 1) // 2
-    radius = np.sqrt(-2.0 * log_uniforms(source, pairs))
-    angle = 2.0 * math.pi * uniforms(source, pairs)
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    words = source.words(3 * draws * pairs).reshape(3, draws, pairs)
+    radius = np.sqrt(-2.0 * log_uniforms(words[0], words[1]))
+    angle = 2.0 * math.pi * uniforms(words[2])
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]

@@ -71,10 +71,10 @@ class DeviceHeadGradients:
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
         for rows in micro_batches(self.examples, selected, self._device):
             clipped = clip_gradients(self._gradients(parameters, rows), clip_norm=self._grid.clip_norm)
-            total += round_to_grid(
+            total += sum_on_fine_grid(
                 clipped, None if self._weights is None else self._weights[rows], self._grid
             )
-        return np.asarray(total.cpu().numpy())
+        return self._grid.rounded(np.asarray(total.cpu().numpy()))
 
     def gradients(self, parameters: FloatArray) -> FloatArray:
         """Return every conversation's gradient before clipping, ``(n, d)`` float64, computed in one batch."""
@@ -109,13 +109,10 @@ def clip_gradients(gradients: torch.Tensor, *, clip_norm: float) -> torch.Tensor
     return torch.where(torch.isfinite(norms), gradients * factors, torch.zeros_like(gradients))
 
 
-def round_to_grid(clipped: torch.Tensor, weights: torch.Tensor | None, grid: Grid) -> torch.Tensor:
-    """Weigh clipped rows, round each towards zero onto the grid and sum them exactly: ``(d,)`` int64.
-
-    Towards zero, for the reason that `ringfence.privacy.clipped_sum.sum_on_grid` gives.
-    """
+def sum_on_fine_grid(clipped: torch.Tensor, weights: torch.Tensor | None, grid: Grid) -> torch.Tensor:
+    """Weigh clipped rows and sum them, in whole numbers of the fine grid: ``(d,)`` int64; see `clipped_sum.on_fine_grid`."""
     weighted = clipped if weights is None else clipped * weights[:, None]
-    return torch.trunc(weighted / grid.step).to(torch.int64).sum(dim=0)
+    return torch.round(weighted.sum(dim=0) / grid.fine_step).to(torch.int64)
 
 
 def _linear(

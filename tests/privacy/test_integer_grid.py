@@ -7,8 +7,15 @@ import pytest
 from scipy import stats
 
 from ringfence.model.errors import BudgetError, ConfigError, PeerError
-from ringfence.privacy.grid import GRID_BITS, SMOOTHING_STEPS, Grid, floating_point_delta
-from ringfence.privacy.secure_noise import Csprng, standard_normals
+from ringfence.privacy.grid import (
+    FINE_BITS,
+    GRID_BITS,
+    MOST_SUMMANDS,
+    SMOOTHING_STEPS,
+    Grid,
+    floating_point_delta,
+)
+from ringfence.privacy.secure_noise import Csprng, standard_normal_draws
 from ringfence.privacy.update_grid import UPDATE_BOUND, UPDATE_STEP, dequantise_update, quantise_update
 
 
@@ -53,11 +60,23 @@ def test_a_second_draw_of_its_own_hides_what_floating_point_does_to_the_first(re
     """Chi-square on the squares of what the second adds, of 100,000 values; fails once in a million runs."""
     grid = Grid(1.0, 100_000)
     noise = grid.noise(repeatable(3), noise_multiplier=5.0)
-    first = np.rint(standard_normals(repeatable(3), 100_000) * (5.0 * grid.sensitivity / grid.step))
+    drawn = standard_normal_draws(repeatable(3), draws=2, count=100_000)
+    first = np.rint(drawn[0] * (5.0 * grid.sensitivity / grid.step))
     second = (noise - first) / SMOOTHING_STEPS
     p_value = 2 * min(f((second**2).sum(), len(noise)) for f in (stats.chi2.cdf, stats.chi2.sf))
     assert p_value > 1e-6
     assert abs(np.corrcoef(first, second)[0, 1]) < stats.norm.isf(1e-6 / 2) / np.sqrt(len(noise))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.49999, -0.49999, 1.5, -7.25, 2.0**22])
+def test_a_sum_on_the_fine_grid_is_rounded_to_the_nearest_step(value):
+    grid = Grid(1.0, 1)
+    fine = np.array([int(value * 2 ** (FINE_BITS - GRID_BITS))])
+    assert abs(grid.rounded(fine)[0] - value) <= 0.5
+
+
+def test_the_largest_sum_fits_into_64_bits():
+    assert MOST_SUMMANDS * 2**FINE_BITS <= 2**62
 
 
 def test_the_tails_add_next_to_nothing_to_delta():

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ringfence.privacy.secure_noise import Csprng, log_uniforms, standard_normals, uniforms
+from ringfence.privacy.secure_noise import (
+    Csprng,
+    log_uniforms,
+    standard_normal_draws,
+    standard_normals,
+    uniforms,
+)
 
 FALSE_ALARM = 1e-6
 
@@ -66,9 +72,9 @@ class TestTheValues:
             def words(self, count):
                 return np.array([0, 2**64 - 1] * count, dtype=np.uint64)[:count]
 
-        values = uniforms(Extremes(), 2)
-        assert values.tolist() == [2.0**-53, 1.0]
-        assert log_uniforms(Extremes(), 2).tolist() == [-106 * np.log(2.0), 0.0]
+        extremes = Extremes().words(2)
+        assert uniforms(extremes).tolist() == [2.0**-53, 1.0]
+        assert log_uniforms(extremes, extremes).tolist() == [-106 * np.log(2.0), 0.0]
         assert np.isfinite(standard_normals(Extremes(), 9)).all()
 
     @pytest.mark.parametrize(
@@ -76,28 +82,18 @@ class TestTheValues:
     )
     def test_the_lengths_of_pairs_lie_closer_than_the_grid_wherever_they_fall(self, top):
         """At a deviation of 10^4 clip norms: if lengths left out a step of the grid, a release would rule out neighbours."""
-
-        class Neighbours:
-            """The first word's top 53 bits as given, and the second's of two neighbours, from anywhere."""
-
-            def __init__(self, low):
-                self._words = [np.array([top << 11]), np.array([low << 11])]
-
-            def words(self, count):
-                return self._words.pop(0).astype(np.uint64)
-
         steps = 1e4 * 2.0**20
         for low in (0, 1, 2**45, 2**52, 2**53 - 2):
             if (top, low) in ((0, 0), (0, 1)):
                 continue  # once in 2^105 pairs
-            shorter, longer = (
-                np.sqrt(-2.0 * log_uniforms(Neighbours(place), 1)[0]) * steps for place in (low, low + 1)
-            )
+            first = np.array([top << 11] * 2, dtype=np.uint64)
+            second = np.array([low << 11, (low + 1) << 11], dtype=np.uint64)
+            shorter, longer = np.sqrt(-2.0 * log_uniforms(first, second)) * steps
             assert abs(longer - shorter) < 1e-3, (low, longer, shorter)
 
     def test_logarithms_of_uniforms_follow_the_exponential_law_at_both_ends(self):
         """Kolmogorov and Smirnov on 200,000 values, as they are and as their complements; fails once in a million runs."""
-        logarithms = log_uniforms(Csprng(), 200_000)
+        logarithms = log_uniforms(Csprng().words(200_000), Csprng().words(200_000))
         assert stats.kstest(-logarithms, "expon").pvalue > FALSE_ALARM
         assert stats.kstest(-np.log(-np.expm1(logarithms)), "expon").pvalue > FALSE_ALARM
 
@@ -106,6 +102,12 @@ class TestTheValues:
         source = repeatable(0)
         assert standard_normals(source, count).shape == (count,)
         assert source.drawn == 3 * ((count + 1) // 2)
+
+    def test_no_two_draws_share_a_pair(self, repeatable):
+        drawn = standard_normal_draws(repeatable(1), draws=2, count=50_001)
+        assert drawn.shape == (2, 50_001)
+        lengths = drawn[:, :25_000] ** 2 + drawn[:, 25_001:50_001] ** 2
+        assert len(np.unique(np.round(lengths, 12))) == lengths.size
 
     def test_normals_follow_the_normal_law(self):
         """Kolmogorov and Smirnov on 200,000 values; a sound generator fails once in a million runs."""
