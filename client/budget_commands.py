@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringfence.client import ledger_amendment_commands
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, new_application, note
 
@@ -25,6 +26,11 @@ HomeOption = Annotated[
 _STEPS_OF_A_RUN = 300  # the default plan's; the full batch's cost depends on noise and steps only together
 
 
+application.command("officer-key", epilog="Example: ringfence budget officer-key officer.key")(
+    ledger_amendment_commands.officer_key
+)
+
+
 @application.callback()
 def _budget() -> None:
     """The privacy budget of the member's data, for life."""
@@ -34,6 +40,7 @@ def _budget() -> None:
 def open_budget(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Open the budget of this data, once for its life, on the terms of the member's policy."""
     from ringfence.client.budget_report import opened_text
+    from ringfence.client.member_ledger import make_ledger_folders
     from ringfence.client.member_settings import load_member_settings
     from ringfence.client.policy import load_policy
     from ringfence.privacy.ledger import Ledger
@@ -42,8 +49,7 @@ def open_budget(home: HomeOption = None, as_json: JsonOption = False) -> None:
     policy = load_policy(located)
     terms = policy.ledger_terms(load_member_settings(located).data.lineage)
     anchor = policy.anchor_file(located)
-    for folder in (located.ledger_file.parent, anchor.parent):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_ledger_folders(located, anchor_file=anchor)
     with Ledger.create(located.ledger_file, anchor_path=anchor, terms=terms, now=time.time()) as ledger:
         opened = ledger.head
     runs = _runs_at_the_limit(policy, terms)
@@ -153,6 +159,15 @@ def verify(home: HomeOption = None, as_json: JsonOption = False) -> None:
     error = wrong[0].error
     if error is not None:
         raise error
+
+
+application.command(epilog="Example: ringfence budget amend --out amendment.json")(
+    ledger_amendment_commands.amend
+)
+application.command(epilog="Example: ringfence budget sign amendment.json --key officer.key")(
+    ledger_amendment_commands.sign
+)
+application.command(epilog="Example: ringfence budget close --yes")(ledger_amendment_commands.close)
 
 
 def _runs_at_the_limit(policy: Policy, terms: LedgerTerms) -> int:

@@ -19,7 +19,15 @@ _LATEST_S = 253_402_300_799  # the end of the year 9999
 EXPLANATION = """\
 This is opened once for a data set, and never again: more conversations or a new copy of them have the same budget.
 Each answer to the coordinator is charged here before it leaves. What is spent does not come back, not with time and
-not by deleting data. When it is used up, nothing more leaves; only the data-protection officer can allow more."""
+not by deleting data. When it is used up, nothing more leaves."""
+
+_MORE_IS_SIGNED = (
+    "More, or other limits, need the data-protection officer's signature: ringfence budget amend."
+)
+_MORE_IS_NEVER = """\
+The policy names no data-protection key, so these terms stay for life. Nobody could allow more, nor vouch for this ledger
+should the coordinator lose its head."""
+_NO_KEY_NAMED = "No data-protection key was named when it was opened: these terms stay for life."
 
 _WHICH_FIGURE = (
     "The filter decides: it holds even though later runs are chosen after earlier ones were seen. Its epsilon holds a\n"
@@ -55,7 +63,7 @@ def summary_text(summary: BudgetSummary) -> str:
             ("runs left like the last one", lambda total: _count(total.runs_left)),
         )
     ]
-    lines += ["", _WHICH_FIGURE]
+    lines += ["", _WHICH_FIGURE, _MORE_IS_SIGNED if state.amendable else _NO_KEY_NAMED]
     if state.closed:
         lines += ["", "This ledger was closed for good: nothing more can be charged."]
     if not summary.runs:
@@ -74,6 +82,7 @@ def summary_data(summary: BudgetSummary) -> dict[str, object]:
         "head": {"seq": state.head.seq, "hash": state.head.hash},
         "opened_at": summary.opened_at,
         "closed": state.closed,
+        "amendable": state.amendable,
         "delta": state.terms.delta,
         "renyi_order": state.terms.order,
         "headline": _total_data(summary.headline),
@@ -123,12 +132,7 @@ def opened_text(terms: LedgerTerms, *, runs: int, run_epsilon: float) -> str:
                 f"{terms.fallback_epsilon:g} if everybody else colludes (delta {terms.delta:g}):"
             ),
             f"room for {runs} run{'s' * (runs != 1)} of epsilon {run_epsilon:g}, the policy's limit for one run.",
-            "Amendments: "
-            + (
-                "signed by the data-protection key."
-                if terms.data_protection_key
-                else "none, the policy names no key."
-            ),
+            _MORE_IS_SIGNED if terms.data_protection_key else _MORE_IS_NEVER,
         ]
     )
 

@@ -19,8 +19,8 @@ from ringfence.model.plan import Plan
 from ringfence.model.round_messages import RoundRequest, RoundUpdate
 from ringfence.privacy.accounting import adversary_noise
 from ringfence.privacy.ledger import Ledger
-from ringfence.privacy.ledger_anchor import read_signed_head, sign_head
-from ringfence.privacy.ledger_chain import LedgerEntry
+from ringfence.privacy.ledger_anchor import read_signed_head, read_unverified_head, sign_head
+from ringfence.privacy.ledger_chain import LedgerEntry, LedgerHead
 from ringfence.privacy.ledger_charge import Charge, ChargeKind, charged_entry, evaluation_key, release_key
 from ringfence.privacy.ledger_refusals import LedgerRefusal
 from ringfence.privacy.ledger_terms import LedgerTerms
@@ -61,15 +61,18 @@ class MemberLedger:
         """Close the ledger."""
         self._ledger.close()
 
+        A head that the present key did not sign may be of a key that the member had before. It is believed if it stands in
+        this chain: only who was given it knows the hash of an entry, and it allows no more than an older head of this key.
+
     def confirm(self, known_head: bytes) -> None:
         """Hold the ledger against the head that the coordinator kept for this member.
 
         Raises:
             BudgetError: the ledger is behind it: restored from a backup, or replaced.
-            PeerError: the head is not one that this member signed. The coordinator's fault.
+            PeerError: the head is neither signed by this member's key nor in its ledger. The coordinator's fault, or the ledger
+                went together with the key.
         """
-        returned = read_signed_head(known_head, key=self._key.public_key()) if known_head else None
-        self._ledger.confirm(returned)
+        self._ledger.confirm(self._returned(known_head) if known_head else None)
 
     def released(self, request: RoundRequest) -> RoundUpdate | None:
         """Return the answer that was charged for this very question, with the present head; None if there is none.
@@ -96,6 +99,7 @@ class MemberLedger:
         charged_entry(
             self._ledger.state,
             charge,
+            confirmed=self._ledger.confirmed,
             payload_digest=_NO_DIGEST,
             kind=_kind_of(request),
             now=self._now(),
@@ -208,15 +212,7 @@ def open_member_ledger(
         ConfigError: the identity key is missing or damaged, or the second place's folder is not there.
     """
     key = load_signing_key(home.identity_key_file)
-    home.ledger_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if anchor_file.is_relative_to(home.root):
-        anchor_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    elif not anchor_file.parent.is_dir():
-        # Never made here: an empty folder where another disk is not mounted would pass for a ledger that never was.
-        raise ConfigError(
-            f"The folder of the ledger's second place, {anchor_file.parent}, is not there.",
-            hint="Mount its disk, or make the folder once, with mode 0700.",
-        )
+    make_ledger_folders(home, anchor_file=anchor_file)
     try:
         ledger = Ledger.open(home.ledger_file, anchor_path=anchor_file, lineage=terms.lineage, now=now())
     except BudgetError as error:

@@ -67,7 +67,7 @@ class Ledger:
         Raises:
             BudgetError: a ledger or an anchor is there already, or the place is not fit for one.
         """
-        body = {"time": checked_clock(now, newest=0), "terms": terms.as_body(), "nonce": os.urandom(16).hex()}
+        body = {"time": checked_clock(now), "terms": terms.as_body(), "nonce": os.urandom(16).hex()}
         entry = next_entry(None, kind="open", key="open", body=body)
         state = follow(None, entry)
         storage = LedgerStorage.create(path)
@@ -90,10 +90,17 @@ class Ledger:
     def open(cls, path: Path, *, anchor_path: Path, lineage: str, now: float) -> Self:
         """Open a ledger and verify all of it.
 
+        Args:
+            path: of the ledger.
+            anchor_path: the second place.
+            lineage: of the data.
+            now: seconds since the epoch. It may lie behind the newest entry, whose time may be the wrong one.
+
         Raises:
-            BudgetError: it is missing, in use, damaged, behind its anchor, of another lineage, reachable by others, or the
-                clock is behind it. The hint says what to do.
+            BudgetError: it is missing, in use, damaged, behind its anchor, of another lineage, reachable by others, or
+                ``now`` is no time. The hint says what to do.
         """
+        checked_clock(now)
         storage = LedgerStorage.open(path)
         try:
             anchor = AnchorFile.open(anchor_path)
@@ -109,7 +116,6 @@ class Ledger:
                 raise refused(LedgerRefusal.NO_ANCHOR)
             if state.terms.lineage != lineage:
                 raise refused(LedgerRefusal.OTHER_LINEAGE)
-            checked_clock(now, newest=state.newest_time)
             anchor.write(state.head)  # a crash may have come between the commit and the anchor
         except BaseException:
             anchor.close()
@@ -140,6 +146,16 @@ class Ledger:
         """The newest head: sign it with `ringfence.privacy.ledger_anchor.sign_head` and send it with each update."""
         return self._state.head
 
+    @property
+    def confirmed(self) -> bool:
+        """Whether somebody who keeps heads has confirmed this ledger since it was opened."""
+        return self._confirmed
+
+    def holds(self, head: LedgerHead) -> bool:
+        """Return whether a head stands in this chain."""
+        entry = self._storage.at(head.seq)
+        return head.ledger == self.head.ledger and entry is not None and entry.hash == head.hash
+
     def confirm(self, returned: LedgerHead | None) -> None:
         """Compare with the head that the coordinator (or another member) has kept.
 
@@ -148,22 +164,23 @@ class Ledger:
 
         That it knows none is believed until it has returned one: the first answers may have been lost on their way, and
         refusing for ever would not bring them back. It is believed too while this process has the ledger open and confirmed,
-        because a file that is held and locked cannot fall behind; a repeated question may be older than the answer.
+        because a file that is held and locked cannot fall behind; a repeated question may be older than the answer. And it is
+        believed again after the data-protection officer vouched for the head, until the next one is returned.
 
         Raises:
             BudgetError: the head is not in this chain (the ledger was restored or reset), or it is None although one was
                 returned before.
         """
+        since = self._state.vouched_at
         if returned is None:
-            if not self._confirmed and self._storage.head_was_returned():
-                raise refused(LedgerRefusal.NOT_CONFIRMED)
+            if not self._confirmed and self._storage.head_was_returned(since=since):
+                raise refused(LedgerRefusal.NOT_CONFIRMED, amendable=self._state.amendable)
         else:
-            entry = self._storage.at(returned.seq)
-            if returned.ledger != self.head.ledger or entry is None or entry.hash != returned.hash:
+            if not self.holds(returned):
                 raise refused(LedgerRefusal.BEHIND)
-            if not self._storage.head_was_returned():
+            if not self._storage.head_was_returned(since=since):
                 with self._mutex, self._storage.transaction():
-                    self._storage.note_returned_head()
+                    self._storage.note_returned_head(since=since)
         self._confirmed = True
 
     def charge(self, charge: Charge, payload: bytes, *, now: float, kind: ChargeKind = "charge") -> bytes:
@@ -192,8 +209,15 @@ class Ledger:
                 if known is None:
                     current = self._current_state()
                     if current.terms.limits.returned_head_required and not self._confirmed:
-                        raise refused(LedgerRefusal.NOT_CONFIRMED)
-                    entry = charged_entry(current, charge, payload_digest=digest, kind=kind, now=now)
+                        raise refused(LedgerRefusal.NOT_CONFIRMED, amendable=current.amendable)
+                    entry = charged_entry(
+                        current,
+                        charge,
+                        payload_digest=digest,
+                        kind=kind,
+                        now=now,
+                        confirmed=self._confirmed,
+                    )
                     state = follow(current, entry)
                     self._storage.append(entry, payload=payload)
                 else:
@@ -232,6 +256,8 @@ class Ledger:
 
     def amend(self, terms: LedgerTerms, *, signature: str, now: float) -> None:
         """Change the lifetime epsilons or the limits, with the data-protection officer's signature.
+
+        The present terms once more, so signed, change nothing and vouch for the head: see `confirm`.
 
         Raises:
             BudgetError: the signature is not the officer's, or not for these terms at this place of this ledger.
@@ -277,7 +303,7 @@ class Ledger:
                 state = self._current_state()
                 if state.closed:
                     raise refused(LedgerRefusal.CLOSED)
-                body = {"time": checked_clock(now, newest=state.newest_time), **body}
+                body = {"time": checked_clock(now), **body}
                 entry = next_entry(state.head, kind=kind, key=f"{kind}/{state.head.seq + 1}", body=body)
                 followed = follow(state, entry)
                 self._storage.append(entry)

@@ -11,18 +11,18 @@ from ringfence.privacy.ledger_refusals import LedgerRefusal, refused
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from ringfence.privacy.ledger_chain import LedgerState
+    from ringfence.privacy.ledger_chain import LedgerHead, LedgerState
     from ringfence.privacy.ledger_terms import LedgerTerms
 
 _SIGNED_PURPOSE = b"ringfence ledger amendment v1\n"
 
 
-def amendment_content(state: LedgerState, terms: LedgerTerms) -> bytes:
+def amendment_content(head: LedgerHead, terms: LedgerTerms) -> bytes:
     """Return what is signed: the new terms, for exactly the next place of exactly this ledger."""
     content = {
-        "ledger": state.head.ledger,
-        "after": state.head.hash,
-        "seq": state.head.seq + 1,
+        "ledger": head.ledger,
+        "after": head.hash,
+        "seq": head.seq + 1,
         "terms": terms.as_body(),
     }
     return (
@@ -30,9 +30,25 @@ def amendment_content(state: LedgerState, terms: LedgerTerms) -> bytes:
     )
 
 
-def sign_amendment(state: LedgerState, terms: LedgerTerms, *, key: Ed25519PrivateKey) -> str:
-    """Return the officer's signature, in hexadecimal."""
-    return key.sign(amendment_content(state, terms)).hex()
+def sign_amendment(head: LedgerHead, terms: LedgerTerms, *, key: Ed25519PrivateKey) -> str:
+    """Return the officer's signature, in hexadecimal.
+
+    Args:
+        head: of the ledger, as it stands; the officer needs no more of it.
+        terms: that hold from then on. The present ones again vouch for the head: no more was spent than it says.
+        key: the officer's.
+    """
+    return key.sign(amendment_content(head, terms)).hex()
+
+
+def amended_terms(present: LedgerTerms, wanted: LedgerTerms) -> LedgerTerms:
+    """Return the present terms with what an amendment may change taken from others."""
+    return replace(
+        present,
+        headline_epsilon=wanted.headline_epsilon,
+        fallback_epsilon=wanted.fallback_epsilon,
+        limits=wanted.limits,
+    )
 
 
 def check_amendment(state: LedgerState, terms: LedgerTerms, *, signature: str) -> None:
@@ -46,16 +62,12 @@ def check_amendment(state: LedgerState, terms: LedgerTerms, *, signature: str) -
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    changeable = replace(
-        state.terms,
-        headline_epsilon=terms.headline_epsilon,
-        fallback_epsilon=terms.fallback_epsilon,
-        limits=terms.limits,
-    )
-    if terms != changeable or not state.terms.data_protection_key:
+    if not state.amendable:
+        raise refused(LedgerRefusal.NO_OFFICER)
+    if terms != amended_terms(state.terms, terms):
         raise refused(LedgerRefusal.BAD_AMENDMENT)
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(state.terms.data_protection_key))
-        key.verify(bytes.fromhex(signature), amendment_content(state, terms))
+        key.verify(bytes.fromhex(signature), amendment_content(state.head, terms))
     except (InvalidSignature, ValueError) as error:
         raise refused(LedgerRefusal.BAD_AMENDMENT) from error

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SLOT_BYTES = 4096
 _SLOTS = 2
+_SIGNATURE_BYTES = 64
+_LAST_SEQ = 2**63 - 1  # what SQLite can count to
 _SIGNED_PURPOSE = b"ringfence ledger head v1\n"
 
 
@@ -82,7 +84,7 @@ class AnchorFile:
         anchor._lock()
         if os.fstat(handle).st_mode & 0o002:
             anchor.close()
-            raise refused(LedgerRefusal.PERMISSIONS)
+            raise refused(LedgerRefusal.PERMISSIONS, place=path)
         return anchor
 
     def read(self) -> LedgerHead | None:
@@ -134,13 +136,28 @@ def read_signed_head(signed: bytes, *, key: Ed25519PublicKey) -> LedgerHead:
     """
     from cryptography.exceptions import InvalidSignature
 
-    signature, content = signed[:64], signed[64:]
+    signature, content = signed[:_SIGNATURE_BYTES], signed[_SIGNATURE_BYTES:]
     try:
         key.verify(signature, _SIGNED_PURPOSE + content)
-        return _head(json.loads(content))
-    except (InvalidSignature, ValueError, TypeError, KeyError) as error:
+    except InvalidSignature as error:
         raise PeerError(
             "A returned ledger head is not one that this member signed.",
+            hint="Do not go on: ask the coordinator where it comes from.",
+        ) from error
+    return read_unverified_head(signed)
+
+
+def read_unverified_head(signed: bytes) -> LedgerHead:
+    """Read a signed head whoever signed it: what it says is proven by nothing but the chain in which it stands.
+
+    Raises:
+        PeerError: it is not in the agreed form. The keeper's fault.
+    """
+    try:
+        return _head(json.loads(signed[_SIGNATURE_BYTES:]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise PeerError(
+            "A returned ledger head is not in the agreed form.",
             hint="Do not go on: ask the coordinator where it comes from.",
         ) from error
 
@@ -159,6 +176,8 @@ def _head(values: object) -> LedgerHead:
         and isinstance(values["hash"], str)
     ):
         raise TypeError("not a head")
+    if not 1 <= values["seq"] <= _LAST_SEQ:
+        raise ValueError("not a place in a chain")
     return LedgerHead(values["ledger"], values["seq"], values["hash"])
 
 

@@ -82,6 +82,8 @@ class LedgerState:
         fallback_units: running total of the fallback.
         newest_time: of the newest entry, in seconds since the epoch.
         closed: True once a close entry stands.
+        vouched_at: place of the newest amendment that changed nothing: by it the data-protection officer vouched for the
+            head; 0 if there is none.
     """
 
     terms: LedgerTerms
@@ -90,6 +92,12 @@ class LedgerState:
     fallback_units: int
     newest_time: int
     closed: bool
+    vouched_at: int = 0
+
+    @property
+    def amendable(self) -> bool:
+        """Whether the terms name a key that may sign amendments."""
+        return bool(self.terms.data_protection_key)
 
 
 def next_entry(head: LedgerHead | None, *, kind: str, key: str, body: Mapping[str, object]) -> LedgerEntry:
@@ -125,7 +133,8 @@ def follow(state: LedgerState | None, entry: LedgerEntry) -> LedgerState:
     if entry.kind == "amend":
         amended = _terms(values)
         check_amendment(state, amended, signature=str(values.get("signature")))
-        state = replace(state, terms=amended)
+        vouched_at = entry.seq if amended == state.terms else state.vouched_at
+        state = replace(state, terms=amended, vouched_at=vouched_at)
     state = replace(
         state,
         head=LedgerHead(state.head.ledger, entry.seq, entry.hash),

@@ -62,7 +62,13 @@ def evaluation_key(run: str) -> str:
 
 
 def charged_entry(
-    state: LedgerState, charge: Charge, *, payload_digest: str, kind: ChargeKind, now: float
+    state: LedgerState,
+    charge: Charge,
+    *,
+    payload_digest: str,
+    kind: ChargeKind,
+    now: float,
+    confirmed: bool = False,
 ) -> LedgerEntry:
     """Return the entry that a charge adds to the chain, having checked everything that can refuse it.
 
@@ -72,6 +78,14 @@ def charged_entry(
     Sensitivity: contained in the charge.
     Source: Feldman and Zrnic 2021, arXiv 2008.11193, theorem 4.5.
 
+    Args:
+        state: before the charge.
+        charge: what it costs and what it answers.
+        payload_digest: SHA-256 of what would be sent.
+        kind: "evaluate" for a histogram of an evaluation.
+        now: seconds since the epoch.
+        confirmed: whether the coordinator has confirmed the ledger's head.
+
     Raises:
         BudgetError: the ledger is closed, a limit is exceeded, the budget does not suffice, or the clock went back.
     """
@@ -79,15 +93,18 @@ def charged_entry(
     if state.closed:
         raise refused(LedgerRefusal.CLOSED)
     terms.limits.check(
-        charge.mechanism, own_noise_multiplier=charge.own_noise_multiplier, cohort=charge.cohort
+        charge.mechanism,
+        own_noise_multiplier=charge.own_noise_multiplier,
+        cohort=charge.cohort,
+        amendable=state.amendable,
     )
     headline = cost_in_units(terms.headline, charge.mechanism)
     fallback = cost_in_units(terms.fallback, charge.fallback_mechanism)
     headline_total, fallback_total = state.headline_units + headline, state.fallback_units + fallback
     if headline_total > budget_in_units(terms.headline) or fallback_total > budget_in_units(terms.fallback):
-        raise refused(LedgerRefusal.EXHAUSTED)
+        raise refused(LedgerRefusal.EXHAUSTED, amendable=state.amendable)
     body = {
-        "time": checked_clock(now, newest=state.newest_time),
+        "time": checked_clock(now, newest=0 if confirmed else state.newest_time),
         "plan": charge.plan_digest,
         "dataset": charge.dataset_digest,
         "cohort": charge.cohort,
@@ -116,8 +133,16 @@ def checked_payload_digest(key: str, payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def checked_clock(now: float, *, newest: int) -> int:
+def checked_clock(now: float, *, newest: int = 0) -> int:
     """Return a time as whole seconds since the epoch.
+
+    A clock that was once far ahead would otherwise refuse for as many years. What a clock behind the newest entry may mean,
+    an old copy of the ledger, is ruled out by those who keep its head; where they have confirmed it, or somebody decides
+    about this very head (an amendment, an end), the newest entry's time is left out. No total depends on time.
+
+    Args:
+        now: seconds since the epoch.
+        newest: time of the newest entry; 0 leaves it out.
 
     Raises:
         BudgetError: it is no time, or lies before the newest entry by more than the tolerance.

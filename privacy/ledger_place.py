@@ -25,7 +25,7 @@ def check_private_file(path: Path) -> None:
     except FileNotFoundError as error:
         raise refused(LedgerRefusal.MISSING) from error
     except OSError as error:
-        raise refused(LedgerRefusal.PERMISSIONS) from error
+        raise refused(LedgerRefusal.PERMISSIONS, place=path) from error
     own = (
         stat.S_ISREG(found.st_mode)
         and found.st_nlink == 1
@@ -33,7 +33,7 @@ def check_private_file(path: Path) -> None:
         and not found.st_mode & 0o077
     )
     if not own:
-        raise refused(LedgerRefusal.PERMISSIONS)
+        raise refused(LedgerRefusal.PERMISSIONS, place=path)
     check_folder(path)
 
 
@@ -48,7 +48,7 @@ def check_folder(path: Path) -> None:
     except OSError as error:
         raise refused(LedgerRefusal.MISSING) from error
     if folder.st_uid not in (os.geteuid(), 0) or folder.st_mode & 0o022:
-        raise refused(LedgerRefusal.PERMISSIONS)
+        raise refused(LedgerRefusal.PERMISSIONS, place=path.parent)
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -49,8 +49,9 @@ class LedgerReader:
         anchor: the head that the second place remembers; None if it holds none.
     """
 
-    def __init__(self, connection: sqlite3.Connection, anchor: LedgerHead | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, anchor: LedgerHead | None, *, path: Path) -> None:
         self._connection = connection
+        self._path = path
         self.anchor = anchor
 
     @classmethod
@@ -62,7 +63,7 @@ class LedgerReader:
         """
         check_private_file(path)
         anchor = _read_anchor(anchor_path)
-        with _reading_errors():
+        with _reading_errors(path):
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_WAIT_S
             )
@@ -72,7 +73,7 @@ class LedgerReader:
             except BaseException:
                 connection.close()
                 raise
-        return cls(connection, anchor)
+        return cls(connection, anchor, path=path)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -88,7 +89,7 @@ class LedgerReader:
 
     def entries(self) -> Iterator[LedgerEntry]:
         """Yield every entry, from the first on, as it lies on disk: not verified."""
-        with _reading_errors():
+        with _reading_errors(self._path):
             for row in self._connection.execute(
                 "SELECT seq, kind, key, body, previous, hash FROM entry ORDER BY seq"
             ):
@@ -109,15 +110,20 @@ class LedgerReader:
 
     def stored(self) -> tuple[StoredPayload, ...]:
         """Return the releases whose bytes are kept, the oldest first."""
-        with _reading_errors():
+        with _reading_errors(self._path):
             rows = self._connection.execute(
                 "SELECT seq, key, key IN (SELECT key FROM sent) FROM outbox JOIN entry USING (key) ORDER BY seq"
             ).fetchall()
         return tuple(StoredPayload(int(seq), str(key), bool(sent)) for seq, key, sent in rows)
 
+    def sent(self) -> frozenset[str]:
+        """Return the keys of all releases that have left, whether or not their bytes are still kept."""
+        with _reading_errors(self._path):
+            return frozenset(str(key) for (key,) in self._connection.execute("SELECT key FROM sent"))
+
     def payload_digests(self) -> Iterator[tuple[str, str]]:
         """Yield the key and the SHA-256, in hexadecimal, of each kept payload; one payload is in memory at a time."""
-        with _reading_errors():
+        with _reading_errors(self._path):
             for key, payload in self._connection.execute("SELECT key, payload FROM outbox ORDER BY key"):
                 yield str(key), hashlib.sha256(payload).hexdigest()
 
@@ -135,7 +141,7 @@ def _read_anchor(path: Path) -> LedgerHead | None:
 
 
 @contextlib.contextmanager
-def _reading_errors() -> Iterator[None]:
+def _reading_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into refusals: what cannot be read is in doubt."""
     try:
         yield
@@ -147,6 +153,6 @@ def _reading_errors() -> Iterator[None]:
             sqlite3.SQLITE_CANTOPEN: LedgerRefusal.PERMISSIONS,
             sqlite3.SQLITE_PERM: LedgerRefusal.PERMISSIONS,
         }.get(code, LedgerRefusal.DAMAGED)
-        raise refused(reason) from error
+        raise refused(reason, place=path) from error
     except sqlite3.DatabaseError as error:
         raise refused(LedgerRefusal.DAMAGED) from error

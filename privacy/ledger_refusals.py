@@ -6,6 +6,7 @@ The ledger refuses instead of doubting: when anything about it cannot be proven,
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 
 from ringfence.model.errors import BudgetError
 
@@ -34,13 +35,14 @@ class LedgerRefusal(StrEnum):
     DISK = "ledger_disk"
     CLOCK = "ledger_clock"
     BAD_AMENDMENT = "ledger_bad_amendment"
+    NO_OFFICER = "ledger_no_officer"
     FORKED = "ledger_forked"
 
 
 _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
     LedgerRefusal.EXHAUSTED: (
         "This release would exceed the data set's lifetime privacy budget.",
-        "See `ringfence budget show`. The budget does not come back; the data-protection officer may sign an amendment.",
+        "See `ringfence budget show`. The budget does not come back.",
     ),
     LedgerRefusal.NOISE_FLOOR: (
         "The noise is below the floor of the member's policy.",
@@ -52,7 +54,7 @@ _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
     ),
     LedgerRefusal.SMALL_COHORT: (
         "Fewer members take part than the member's policy asks for.",
-        "Wait for more members, or change the policy's minimum cohort with the data-protection officer.",
+        "Wait for more members.",
     ),
     LedgerRefusal.BAD_CHARGE: (
         "A charge is not in the agreed form.",
@@ -76,7 +78,7 @@ _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
     ),
     LedgerRefusal.MISSING: (
         "There is no ledger at this place.",
-        "Check the path. If the file was lost, do not make a new one: ask the data-protection officer.",
+        "Check the path. If the file was lost, its data set has had its budget: make no new one for it.",
     ),
     LedgerRefusal.EXISTS: (
         "A ledger of this data set exists already, or existed.",
@@ -88,7 +90,7 @@ _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
     ),
     LedgerRefusal.DAMAGED: (
         "The ledger's chain is broken: an entry was changed, removed or forged.",
-        "Do not repair it. Keep the file, stop taking part, and ask the data-protection officer.",
+        "Do not repair it: keep the file and stop taking part. `ringfence budget verify` names the entry.",
     ),
     LedgerRefusal.BEHIND: (
         "The ledger is behind what it once was: it was restored from a backup, or replaced.",
@@ -100,11 +102,11 @@ _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
     ),
     LedgerRefusal.NOT_CONFIRMED: (
         "The coordinator has not returned the head of this ledger since the agent started.",
-        "Connect to the coordinator first; if it has lost the head, ask the data-protection officer.",
+        "Connect to the coordinator first; it has to return the newest head that it was sent.",
     ),
     LedgerRefusal.PERMISSIONS: (
-        "The ledger's file or folder can be read or changed by somebody else, or is not a plain file of its own.",
-        "Give both to the agent's user alone: chmod 600 the file, chmod 700 its folder; no links.",
+        "{place} can be read or changed by somebody else, or is not a plain file or folder of the agent's own.",
+        "Give it to the agent's user alone: chmod 600 a file, chmod 700 a folder; no links.",
     ),
     LedgerRefusal.NETWORK_FILES: (
         "The ledger lies on a network file system, where its journal is not safe.",
@@ -116,11 +118,18 @@ _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
     ),
     LedgerRefusal.CLOCK: (
         "The clock is behind the ledger's newest entry.",
-        "Set the clock; the budget does not depend on it, but the record would.",
+        (
+            "Set the clock. If it was ahead when that entry was written, connect to the coordinator: once the head is "
+            "confirmed, charging goes on at today's time. What was spent stays spent."
+        ),
     ),
     LedgerRefusal.BAD_AMENDMENT: (
         "The amendment is not signed by the data-protection key for exactly this ledger and place.",
-        "Have the data-protection officer sign the amendment that `ringfence budget amend` prints.",
+        "Stop the agent, ask anew with `ringfence budget amend`, and have the data-protection officer sign that request.",
+    ),
+    LedgerRefusal.NO_OFFICER: (
+        "This ledger was opened without a data-protection key, so its terms stay for life.",
+        "Name a key in policy.toml before the next data set's budget is opened: ringfence budget officer-key FILE.",
     ),
     LedgerRefusal.FORKED: (
         "A forked process tried to use its parent's ledger.",
@@ -129,9 +138,37 @@ _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
 }
 
 
-def refused(reason: LedgerRefusal) -> BudgetError:
-    """Return the error for a reason, with its code, message and hint, to be raised by the caller."""
+_WITH_OFFICER: dict[LedgerRefusal, str] = {
+    LedgerRefusal.EXHAUSTED: "More needs the data-protection officer's signature: `ringfence budget amend`.",
+    LedgerRefusal.SMALL_COHORT: "A smaller cohort needs the data-protection officer's signature: `ringfence budget amend`.",
+    LedgerRefusal.NOT_CONFIRMED: (
+        "If it has lost the head, the data-protection officer may vouch for this one: "
+        "`ringfence budget amend --same-terms`."
+    ),
+}
+_WITHOUT_OFFICER: dict[LedgerRefusal, str] = {
+    LedgerRefusal.EXHAUSTED: "This ledger names no data-protection key that could sign for more.",
+    LedgerRefusal.NOT_CONFIRMED: (
+        "If it has lost the head, it has to restore its backup: this ledger names no data-protection key that could "
+        "vouch for it."
+    ),
+}
+
+
+def refused(
+    reason: LedgerRefusal, *, place: Path | None = None, amendable: bool | None = None
+) -> BudgetError:
+    """Return the error for a reason, with its code, message and hint, to be raised by the caller.
+
+    Args:
+        reason: why.
+        place: the file or folder in question, where the message names one.
+        amendable: whether the ledger names a data-protection key; None if that is not known, and the hint leaves it out.
+    """
     message, hint = _TABLE[reason]
+    message = message.format(place=place or "The ledger's file or folder")
+    if amendable is not None:
+        hint = f"{hint} {(_WITH_OFFICER if amendable else _WITHOUT_OFFICER).get(reason, '')}".rstrip()
     error = BudgetError(message, hint=hint)
     error.code = reason.value
     return error

@@ -25,6 +25,11 @@ CREATE TABLE IF NOT EXISTS sent(
 CREATE TABLE IF NOT EXISTS returned(
     once INTEGER PRIMARY KEY CHECK (once = 1)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS returned_again(
+    since INTEGER PRIMARY KEY REFERENCES entry(seq)
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS a_head_that_was_returned_again_stays_returned BEFORE DELETE ON returned_again
+    BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER IF NOT EXISTS a_head_that_was_returned_stays_returned BEFORE DELETE ON returned
     BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER IF NOT EXISTS entry_is_never_changed BEFORE UPDATE ON entry

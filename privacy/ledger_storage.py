@@ -160,13 +160,22 @@ class LedgerStorage:
             ).fetchall()
         return tuple(str(row[0]) for row in rows)
 
-    def head_was_returned(self) -> bool:
-        """Return whether the coordinator ever returned a head of this ledger."""
+    def head_was_returned(self, *, since: int) -> bool:
+        """Return whether the coordinator returned a head of this ledger.
+
+        Args:
+            since: place of the newest entry by which the head was vouched for; 0 if there is none.
+        """
+        if since:
+            return self._one("SELECT 1 FROM returned_again WHERE since = ?", since) is not None
         return self._one("SELECT 1 FROM returned") is not None
 
-    def note_returned_head(self) -> None:
-        """Note that the coordinator returned a head, for good; inside a transaction."""
-        self._execute("INSERT OR IGNORE INTO returned(once) VALUES (1)")
+    def note_returned_head(self, *, since: int) -> None:
+        """Note that the coordinator returned a head, for good; inside a transaction. ``since`` as above."""
+        if since:
+            self._execute("INSERT OR IGNORE INTO returned_again(since) VALUES (?)", since)
+        else:
+            self._execute("INSERT OR IGNORE INTO returned(once) VALUES (1)")
 
     def mark_sent(self, key: str) -> None:
         """Note that a payload left; inside a transaction."""
@@ -203,10 +212,11 @@ def storage_errors() -> Iterator[None]:
 
 def _take_lock(path: Path) -> int:
     """Lock a file beside the ledger: SQLite's own locks fall when any handle of its file is closed."""
+    lock = path.with_name(f"{path.name}.lock")
     try:
-        handle = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise refused(LedgerRefusal.PERMISSIONS) from error
+        raise refused(LedgerRefusal.PERMISSIONS, place=lock) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

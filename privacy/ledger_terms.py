@@ -53,8 +53,21 @@ class LedgerLimits:
                 "The ledger's limits are out of range.", hint="Correct them in the member's policy."
             )
 
-    def check(self, mechanism: SampledGaussian, *, own_noise_multiplier: float, cohort: int) -> None:
+    def check(
+        self,
+        mechanism: SampledGaussian,
+        *,
+        own_noise_multiplier: float,
+        cohort: int,
+        amendable: bool | None = None,
+    ) -> None:
         """Refuse a charge outside the limits.
+
+        Args:
+            mechanism: what was done.
+            own_noise_multiplier: of the member's own noise.
+            cohort: members that take part.
+            amendable: whether the limits can be amended, for the hint.
 
         Raises:
             BudgetError: the noise is below the floor, k, q or T above the limit, or the cohort too small.
@@ -71,7 +84,7 @@ class LedgerLimits:
         if over:
             raise refused(LedgerRefusal.OVER_LIMIT)
         if cohort < self.minimum_cohort:
-            raise refused(LedgerRefusal.SMALL_COHORT)
+            raise refused(LedgerRefusal.SMALL_COHORT, amendable=amendable)
 
 
 @dataclass(frozen=True, slots=True)

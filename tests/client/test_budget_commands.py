@@ -314,6 +314,30 @@ class TestOpening:
         joined.ledger_file.unlink()
         assert shell.refusal(joined, "open") == (1, "ledger_exists"), "the anchor remembers it"
 
+    def test_makes_no_folder_where_the_second_places_disk_is_not_mounted(
+        self, joined: MemberHome, shell: Shell, tmp_path: Path
+    ) -> None:
+        elsewhere = tmp_path / "disk" / "anchor"
+        joined.policy_file.write_text(f'[ledger]\nanchor_path = "{elsewhere / "ledger.head"}"\n')
+        code, error = shell.refusal(joined, "open")
+        assert (code, error) == (4, "bad_config")
+        assert not elsewhere.parent.exists()
+        assert not joined.ledger_file.exists()
+        elsewhere.mkdir(parents=True, mode=0o700)
+        assert shell.data(joined, "open")["anchor_file"] == str(elsewhere / "ledger.head")
+
+    @pytest.mark.parametrize("key", ["", "ab" * 32])
+    def test_says_whether_anybody_could_sign_for_more(
+        self, joined: MemberHome, shell: Shell, key: str
+    ) -> None:
+        joined.policy_file.write_text(f'[ledger]\ndata_protection_key = "{key}"\n')
+        _, out, _ = shell.run(joined, "open")
+        assert ("ringfence budget amend" in out) is bool(key)
+        assert ("stay for life" in out) is not bool(key)
+        _, out, _ = shell.run(joined, "show")
+        assert ("ringfence budget amend" in out) is bool(key)
+        assert shell.data(joined, "show")["amendable"] is bool(key)
+
     def test_needs_a_policy(self, joined: MemberHome, shell: Shell) -> None:
         joined.policy_file.unlink()
         code, _, err = shell.run(joined, "open")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +13,11 @@ import pytest
 
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_ledger import MemberLedger, open_member_ledger
-from ringfence.model.errors import BudgetError, PeerError
+from ringfence.model.errors import BudgetError, ConfigError, PeerError
 from ringfence.model.key_files import make_signing_key
 from ringfence.model.plan import Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.round_messages import TrainRequest, TrainUpdate
-from ringfence.privacy.ledger_anchor import AnchorFile
+from ringfence.privacy.ledger_anchor import AnchorFile, read_signed_head
 from ringfence.privacy.ledger_storage import LedgerStorage
 from ringfence.privacy.ledger_terms import LedgerTerms
 
@@ -93,13 +94,88 @@ def test_the_head_that_comes_back_must_be_of_this_ledger(home: MemberHome) -> No
     with opened(home) as ledger:
         head = charge(ledger).ledger_head
         ledger.confirm(head)
-        with pytest.raises(PeerError, match="not one that this member signed"):
-            ledger.confirm(bytes([head[0] ^ 1]) + head[1:])
     shutil.rmtree(home.ledger_file.parent)
     shutil.rmtree(home.ledger_anchor_file.parent)
     # Ledger and second place both gone: only the coordinator's copy can tell.
     with opened(home) as fresh, pytest.raises(BudgetError, match="behind"):
         fresh.confirm(head)
+
+
+def forged(**changes: object) -> bytes:
+    """Return a head in the agreed form that this member never signed."""
+    content = {"ledger": "a" * 64, "seq": 1, "hash": "b" * 64, **changes}
+    return b"s" * 64 + json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        forged(),
+        forged(seq=0),
+        forged(seq=2**70),
+        forged(seq=-1),
+        b"s" * 64,
+        b"s" * 200,
+        b"s" * 64 + b"[" * 3000,
+        b"short",
+    ],
+)
+def test_a_head_that_nobody_here_signed_and_that_is_not_in_the_chain_is_refused(
+    home: MemberHome, head: bytes
+) -> None:
+    with opened(home) as ledger:
+        with pytest.raises(PeerError):
+            ledger.confirm(head)
+        with pytest.raises(BudgetError, match="has not returned"):
+            ledger.charge(question(), plan=PLAN, update=answer(), dataset_digest="d" * 64)
+
+
+def test_a_member_with_a_new_identity_key_goes_on_with_its_ledger_and_signs_anew(home: MemberHome) -> None:
+    with opened(home) as ledger:
+        ledger.confirm(charge(ledger, 1).ledger_head)
+    with opened(home) as ledger:
+        former = ledger.released(question(1))
+        assert former is not None
+    home.identity_key_file.unlink()
+    new = make_signing_key(home.identity_key_file).public_key()
+    with opened(home) as ledger:
+        with pytest.raises(BudgetError, match="has not returned"):
+            ledger.confirm(b"")
+        ledger.confirm(former.ledger_head)
+        signed = ledger.charge(question(2), plan=PLAN, update=answer(2), dataset_digest="d" * 64).ledger_head
+        assert read_signed_head(signed, key=new).seq == 3
+        assert sum(entry.kind == "charge" for entry in ledger.entries()) == 2
+
+
+def test_a_member_that_lost_its_ledger_with_its_key_gets_no_second_budget(home: MemberHome) -> None:
+    with opened(home) as ledger:
+        head = charge(ledger, 1).ledger_head
+    shutil.rmtree(home.ledger_file.parent)
+    shutil.rmtree(home.ledger_anchor_file.parent)
+    home.identity_key_file.unlink()
+    make_signing_key(home.identity_key_file)
+    with opened(home) as fresh:
+        with pytest.raises(PeerError, match="nor is it in its ledger"):
+            fresh.confirm(head)
+        with pytest.raises(BudgetError):
+            fresh.charge(question(2), plan=PLAN, update=answer(2), dataset_digest="d" * 64)
+
+
+def test_a_clock_that_was_far_ahead_when_the_ledger_was_made_locks_nothing(home: MemberHome) -> None:
+    opened(home, now=NOW + 50 * 365 * 86_400).__exit__(None, None, None)
+    with opened(home) as ledger:
+        ledger.confirm(b"")
+        ledger.check(question(), PLAN)
+        charge(ledger)
+
+
+def test_the_second_places_folder_is_never_made_on_another_disk_that_is_not_mounted(
+    home: MemberHome, tmp_path: Path
+) -> None:
+    for place in (tmp_path / "disk" / "anchor", home.root / ".." / "disk" / "anchor"):
+        with pytest.raises(ConfigError, match="second place"):
+            open_member_ledger(home, terms=TERMS, anchor_file=place, federation="north", now=lambda: NOW)
+        assert not (tmp_path / "disk").exists()
 
 
 def test_a_restored_backup_is_refused_although_its_chain_is_whole(home: MemberHome, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ class TestAnAmendment:
         ledger = make()
         for number in range(10):
             ledger.charge(charge(number), b"x", now=NOW)
-        signature = sign_amendment(ledger.state, self.wider, key=OFFICER)
+        signature = sign_amendment(ledger.head, self.wider, key=OFFICER)
         ledger.amend(self.wider, signature=signature, now=NOW)
         ledger.charge(charge(11), b"x", now=NOW)
         ledger = reopen(ledger, tmp_path)
@@ -211,9 +211,9 @@ class TestAnAmendment:
 
     def test_signed_for_another_place_or_by_another_key_is_refused(self, make):
         ledger = make()
-        early = sign_amendment(ledger.state, self.wider, key=OFFICER)
+        early = sign_amendment(ledger.head, self.wider, key=OFFICER)
         ledger.charge(charge(1), b"x", now=NOW)
-        forged = sign_amendment(ledger.state, self.wider, key=Ed25519PrivateKey.generate())
+        forged = sign_amendment(ledger.head, self.wider, key=Ed25519PrivateKey.generate())
         for signature in (early, forged, "", "zz", "00" * 64):
             with pytest.raises(BudgetError) as caught:
                 ledger.amend(self.wider, signature=signature, now=NOW)
@@ -228,13 +228,23 @@ class TestAnAmendment:
         ledger = make()
         terms = replace(self.wider, **change)
         with pytest.raises(BudgetError):
-            ledger.amend(terms, signature=sign_amendment(ledger.state, terms, key=OFFICER), now=NOW)
+            ledger.amend(terms, signature=sign_amendment(ledger.head, terms, key=OFFICER), now=NOW)
 
     def test_is_impossible_when_no_officer_was_named(self, make):
         ledger = make(replace(TERMS, data_protection_key=""))
         terms = replace(ledger.state.terms, headline_epsilon=9.0, fallback_epsilon=9.0)
-        with pytest.raises(BudgetError):
-            ledger.amend(terms, signature=sign_amendment(ledger.state, terms, key=OFFICER), now=NOW)
+        with pytest.raises(BudgetError) as caught:
+            ledger.amend(terms, signature=sign_amendment(ledger.head, terms, key=OFFICER), now=NOW)
+        assert caught.value.code == "ledger_no_officer"
+
+    @pytest.mark.parametrize("named", [True, False])
+    def test_is_spoken_of_at_the_end_of_the_budget_only_where_somebody_could_sign_it(self, make, named):
+        ledger = make(TERMS if named else replace(TERMS, data_protection_key=""))
+        with pytest.raises(BudgetError) as caught:
+            ledger.charge(charge(1, mechanism=SampledGaussian(2, 1.0, 5.0, 300)), b"x", now=NOW)
+        assert caught.value.code == "ledger_exhausted"
+        assert ("ringfence budget amend" in caught.value.hint) is named
+        assert ("names no data-protection key" in caught.value.hint) is not named
 
 
 def test_a_ledger_that_was_closed_for_good_charges_nothing_and_still_hands_out_what_was_charged(
@@ -247,7 +257,7 @@ def test_a_ledger_that_was_closed_for_good_charges_nothing_and_still_hands_out_w
     for attempt in (
         lambda: ledger.charge(charge(2), b"x", now=NOW),
         lambda: ledger.close_for_good(now=NOW),
-        lambda: ledger.amend(TERMS, signature=sign_amendment(ledger.state, TERMS, key=OFFICER), now=NOW),
+        lambda: ledger.amend(TERMS, signature=sign_amendment(ledger.head, TERMS, key=OFFICER), now=NOW),
     ):
         with pytest.raises(BudgetError) as caught:
             attempt()

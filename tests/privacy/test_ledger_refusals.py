@@ -18,10 +18,11 @@ from ringfence.privacy import ledger_place
 from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_charge import Charge, release_key
 from ringfence.privacy.ledger_place import file_system_of
-from ringfence.privacy.ledger_terms import LedgerLimits, LedgerTerms
+from ringfence.privacy.ledger_terms import LedgerLimits, LedgerTerms, cost_in_units
 from ringfence.privacy.renyi_filter import SampledGaussian
 
 NOW = 1_800_000_000.0
+YEAR_S = 365 * 86_400.0
 RUN = SampledGaussian(2, 1.0, 100.0, 300)
 TERMS = LedgerTerms("acme", limits=LedgerLimits(noise_floor=50.0, returned_head_required=False))
 
@@ -58,6 +59,14 @@ def code_of(action) -> str:
         action()
     assert caught.value.hint
     return caught.value.code
+
+
+def place_that_is_open_to_others(folder: Path) -> Path:
+    """Return what a refusal for permissions names."""
+    with pytest.raises(BudgetError) as caught:
+        open_ledger(folder)
+    assert caught.value.code == "ledger_permissions"
+    return Path(caught.value.message.partition(" can be read")[0])
 
 
 class TestAChargeOutsideTheMembersLimits:
@@ -106,10 +115,17 @@ class TestAChargeOutsideTheMembersLimits:
 
 class TestTheClock:
     @pytest.mark.parametrize("now", [NOW - 86_400, NOW - 200, math.nan, -1.0, math.inf])
-    def test_set_back_is_refused_when_opening_and_when_charging(self, folder, now):
-        assert code_of(lambda: open_ledger(folder, now=now)) == "ledger_clock"
+    def test_set_back_is_refused_when_charging(self, folder, now):
         with open_ledger(folder, now=NOW + 10) as ledger:
             assert code_of(lambda: ledger.charge(charge(9), b"x", now=now)) == "ledger_clock"
+
+    @pytest.mark.parametrize("now", [math.nan, -1.0, math.inf])
+    def test_that_shows_no_time_is_refused_whatever_was_confirmed(self, folder, now):
+        assert code_of(lambda: open_ledger(folder, now=now)) == "ledger_clock"
+        with open_ledger(folder) as ledger:
+            ledger.confirm(ledger.head)
+            assert code_of(lambda: ledger.charge(charge(9), b"x", now=now)) == "ledger_clock"
+            assert code_of(lambda: ledger.close_for_good(now=now)) == "ledger_clock"
 
     def test_corrected_by_a_minute_is_accepted(self, folder):
         with open_ledger(folder, now=NOW - 60) as ledger:
@@ -120,6 +136,29 @@ class TestTheClock:
             spent = ledger.state.headline_units
             ledger.charge(charge(9), b"x", now=NOW + 100 * 365 * 86_400)
             assert ledger.state.headline_units > spent
+
+    def test_that_was_once_far_ahead_locks_nothing_once_the_head_is_confirmed_and_refills_nothing(
+        self, folder
+    ):
+        with open_ledger(folder) as ledger:
+            ledger.charge(charge(7), b"x", now=NOW + 50 * YEAR_S)
+            spent = ledger.state.headline_units
+        with open_ledger(folder, now=NOW + 60) as ledger:
+            assert code_of(lambda: ledger.charge(charge(8), b"x", now=NOW + 60)) == "ledger_clock"
+            ledger.confirm(ledger.head)
+            ledger.charge(charge(8), b"x", now=NOW + 60)
+            assert ledger.state.newest_time == NOW + 60
+            assert ledger.state.headline_units == spent + cost_in_units(TERMS.headline, RUN)
+            assert ledger.verify() == ledger.state
+        with open_ledger(folder, now=NOW + 120) as ledger:
+            ledger.charge(charge(9), b"x", now=NOW + 120)
+
+    def test_that_was_once_far_ahead_does_not_keep_a_ledger_from_being_closed(self, folder):
+        with open_ledger(folder) as ledger:
+            ledger.charge(charge(7), b"x", now=NOW + 50 * YEAR_S)
+        with open_ledger(folder, now=NOW) as ledger:
+            ledger.close_for_good(now=NOW)
+            assert ledger.state.closed
 
 
 class TestTwoAgents:
@@ -180,17 +219,26 @@ class TestTwoAgents:
 
 class TestThePlace:
     @pytest.mark.parametrize("mode", [0o644, 0o660, 0o604, 0o666])
-    def test_that_others_can_read_or_write_is_refused(self, folder, mode):
+    def test_that_others_can_read_or_write_is_refused_by_name(self, folder, mode):
         (folder / "ledger.db").chmod(mode)
-        assert code_of(lambda: open_ledger(folder)) == "ledger_permissions"
+        assert place_that_is_open_to_others(folder) == folder / "ledger.db"
 
     @pytest.mark.parametrize("mode", [0o777, 0o770])
-    def test_in_a_folder_that_others_can_change_is_refused(self, folder, mode):
+    def test_in_a_folder_that_others_can_change_is_refused_by_name(self, folder, mode):
         folder.chmod(mode)
         try:
-            assert code_of(lambda: open_ledger(folder)) == "ledger_permissions"
+            assert place_that_is_open_to_others(folder) == folder
         finally:
             folder.chmod(0o700)
+
+    def test_with_a_lock_that_is_a_link_or_a_second_place_that_others_write_to_is_refused_by_name(
+        self, folder
+    ):
+        (folder / "anchor").chmod(0o666)
+        assert place_that_is_open_to_others(folder) == folder / "anchor"
+        (folder / "ledger.db.lock").unlink()
+        (folder / "ledger.db.lock").symlink_to(folder / "elsewhere")
+        assert place_that_is_open_to_others(folder) == folder / "ledger.db.lock"
 
     @pytest.mark.parametrize("link", [os.symlink, os.link], ids=["symbolic link", "hard link"])
     def test_reached_through_a_link_is_refused(self, folder, tmp_path, link):

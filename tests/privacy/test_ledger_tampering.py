@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ringfence.model.errors import BudgetError
 from ringfence.privacy.ledger import Ledger
+from ringfence.privacy.ledger_amendment import sign_amendment
 from ringfence.privacy.ledger_chain import LedgerHead, next_entry
 from ringfence.privacy.ledger_charge import Charge, release_key
 from ringfence.privacy.ledger_terms import LedgerLimits, LedgerTerms
 from ringfence.privacy.renyi_filter import SampledGaussian
 
 NOW = 1_800_000_000.0
+OFFICER = Ed25519PrivateKey.generate()
 RUN = SampledGaussian(2, 1.0, 100.0, 300)
 TERMS = LedgerTerms("acme", limits=LedgerLimits(noise_floor=50.0, returned_head_required=False))
 
@@ -125,7 +128,11 @@ class TestARestoredBackup:
 class TestTheReturnedHead:
     @pytest.fixture
     def strict(self, tmp_path) -> Path:
-        terms = replace(TERMS, limits=replace(TERMS.limits, returned_head_required=True))
+        terms = replace(
+            TERMS,
+            limits=replace(TERMS.limits, returned_head_required=True),
+            data_protection_key=OFFICER.public_key().public_bytes_raw().hex(),
+        )
         with Ledger.create(
             tmp_path / "ledger.db", anchor_path=tmp_path / "anchor", terms=terms, now=NOW
         ) as ledger:
@@ -160,6 +167,53 @@ class TestTheReturnedHead:
             ledger.confirm(ledger.head)
             ledger.confirm(None)
             ledger.charge(charge(2), b"x", now=NOW)
+
+    def test_that_was_lost_is_done_without_once_the_officer_vouches_for_this_one_and_until_one_is_returned(
+        self, strict
+    ):
+        with open_ledger(strict) as ledger:
+            ledger.confirm(ledger.head)
+        with open_ledger(strict) as ledger:
+            present = ledger.state.terms
+            ledger.amend(present, signature=sign_amendment(ledger.head, present, key=OFFICER), now=NOW)
+        for number in (2, 3):  # an answer may be lost on its way, as at first
+            with open_ledger(strict) as ledger:
+                ledger.confirm(None)
+                ledger.charge(charge(number), b"x", now=NOW)
+        with open_ledger(strict) as ledger:
+            ledger.confirm(ledger.head)
+        with open_ledger(strict) as ledger:
+            assert code_of(lambda: ledger.confirm(None)) == "ledger_not_confirmed"
+            ledger.confirm(ledger.head)  # the one that was returned is asked for, not only any later one
+
+    def test_that_was_lost_is_not_done_without_because_the_terms_were_amended(self, strict):
+        with open_ledger(strict) as ledger:
+            ledger.confirm(ledger.head)
+        with open_ledger(strict) as ledger:
+            wider = replace(ledger.state.terms, fallback_epsilon=9.0)
+            ledger.amend(wider, signature=sign_amendment(ledger.head, wider, key=OFFICER), now=NOW)
+            assert code_of(lambda: ledger.confirm(None)) == "ledger_not_confirmed"
+
+    def test_that_is_older_than_the_officers_word_still_has_to_stand_in_the_chain(self, strict):
+        with open_ledger(strict) as ledger:
+            present = ledger.state.terms
+            ledger.amend(present, signature=sign_amendment(ledger.head, present, key=OFFICER), now=NOW)
+            other = replace(ledger.head, hash="0" * 64)
+            assert code_of(lambda: ledger.confirm(other)) == "ledger_behind"
+
+    def test_that_is_missing_is_explained_by_who_could_vouch_for_it(self, strict, tmp_path_factory):
+        with open_ledger(strict) as ledger, pytest.raises(BudgetError) as caught:
+            ledger.charge(charge(2), b"x", now=NOW)
+        assert "budget amend --same-terms" in caught.value.hint
+        alone = tmp_path_factory.mktemp("alone")
+        terms = replace(ledger.state.terms, data_protection_key="")
+        with (
+            Ledger.create(alone / "l.db", anchor_path=alone / "a", terms=terms, now=NOW) as unnamed,
+            pytest.raises(BudgetError) as caught,
+        ):
+            unnamed.charge(charge(2), b"x", now=NOW)
+        assert "budget amend" not in caught.value.hint
+        assert "names no data-protection key" in caught.value.hint
 
     def test_of_another_chain_is_never_noted_as_returned(self, strict):
         with open_ledger(strict) as ledger:
