@@ -2,6 +2,9 @@
 
 The coordinator cannot make one up, because the member signs it. It could return an old one; therefore the member keeps
 its newest head in a second place of its own as well.
+
+A member that joins again with a new key keeps its ledger, and so the head that its former key signed is kept until it
+sends one of the new key. It is returned like any other: the member finds it in its own chain, or refuses.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import select
 
 from ringfence.model.errors import ConfigError, PeerError
-from ringfence.privacy.ledger_anchor import read_signed_head
+from ringfence.privacy.ledger_anchor import read_signed_head, read_unverified_head
 from ringfence.privacy.ledger_chain import LedgerHead
 from ringfence.server.database import Database
 from ringfence.server.members import MemberRegistry
@@ -36,7 +39,7 @@ class LedgerHeads:
             return connection.scalar(wanted) or b""
 
     def keep(self, member: str, signed_head: bytes) -> None:
-        """Keep a head, unless a newer one of the same ledger is kept already.
+        """Keep a head, unless a newer one of the same ledger is kept already, by whichever key of the member.
 
         Raises:
             PeerError: the member did not sign it. The member's fault.
@@ -44,31 +47,21 @@ class LedgerHeads:
         head = self._read(member, signed_head)
         with self._database.transaction() as connection:
             kept = self.newest(member)
-            known = self._kept(member, kept)
-            if known is not None and known.ledger == head.ledger and known.seq >= head.seq:
-                return
+            known = _unverified(kept)
+            newer = known is not None and known.ledger == head.ledger and known.seq >= head.seq
+            if kept == signed_head or (newer and known != head):
+                return  # the same head signed by the member's new key replaces that of its former one
             connection.execute(ledger_heads.delete().where(ledger_heads.c.member == member))
             connection.execute(ledger_heads.insert().values(member=member, signed_head=signed_head))
 
-    def forget(self, member: str) -> None:
-        """Keep no head of a member any more: it signs with another key from now on, and could not verify this one."""
-        with self._database.transaction() as connection:
-            connection.execute(ledger_heads.delete().where(ledger_heads.c.member == member))
-
     def head(self, member: str) -> LedgerHead | None:
-        """Return the newest head that is kept for a member, or None.
+        """Return the newest head that is kept for a member, or None. Its signature was checked when it was kept.
 
         Raises:
-            PeerError: the row does not hold one that the member signed. The operator's to restore.
+            PeerError: the row does not hold a head. The operator's to restore.
         """
         kept = self.newest(member)
-        return self._read(member, kept) if kept else None
-
-    def _kept(self, member: str, signed_head: bytes) -> LedgerHead | None:
-        try:
-            return self._read(member, signed_head) if signed_head else None
-        except PeerError:
-            return None  # signed by a key that the member had before: its present one decides
+        return read_unverified_head(kept) if kept else None
 
     def _read(self, member: str, signed_head: bytes) -> LedgerHead:
         key = serialization.load_pem_public_key(self._registry.get(member).identity_public_key.encode())
@@ -79,3 +72,10 @@ class LedgerHeads:
         if len(signed_head) <= 64:
             raise PeerError("An answer carries no signed ledger head.")
         return read_signed_head(signed_head, key=key)
+
+
+def _unverified(kept: bytes) -> LedgerHead | None:
+    try:
+        return read_unverified_head(kept) if kept else None
+    except PeerError:
+        return None  # a damaged row remembers nothing; the member's next answer mends it
