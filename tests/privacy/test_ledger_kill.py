@@ -19,6 +19,9 @@ from ringfence.privacy.renyi_filter import SampledGaussian
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 MECHANISM = SampledGaussian(2, 1.0, 7000.0, 10)
+MOMENTS_OF_OPENING = 24
+"""Every statement of settings, schema and chain, and two around the anchor."""
+
 MOMENTS_OF_A_CHARGE = 13
 """Eight statements of the charge, two around the anchor, three of marking it as sent."""
 
@@ -50,6 +53,9 @@ class KilledMember:
         assert child.returncode == -signal.SIGKILL, errors
         for line in output.splitlines():
             number, digest = line.split()
+            if number == "opened":
+                assert digest == str(MOMENTS_OF_OPENING), "the kills would miss moments"
+                continue
             assert self.seen.setdefault(int(number), digest) == digest
 
     def check(self) -> None:
@@ -71,14 +77,16 @@ class KilledMember:
             assert ledger.verify() == ledger.state
 
 
-def test_fifty_kills_at_every_statement_of_a_charge_lose_and_double_nothing(tmp_path):
+def test_fifty_kills_at_every_statement_of_opening_and_of_a_charge_lose_and_double_nothing(tmp_path):
     member = KilledMember(tmp_path)
-    for moment in range(3 * MOMENTS_OF_A_CHARGE):
+    for moment in range(MOMENTS_OF_OPENING + MOMENTS_OF_A_CHARGE):
         member.run_until_killed(at_statement=moment)
-    for _ in range(11):
+        if moment < MOMENTS_OF_OPENING:
+            assert member.seen == {}
+    for _ in range(50 - MOMENTS_OF_OPENING - MOMENTS_OF_A_CHARGE):
         member.run_until_killed(after_s=random.uniform(0.1, 0.5))
     member.check()
-    assert len(member.seen) > 3 * MOMENTS_OF_A_CHARGE
+    assert len(member.seen) >= 3, "killed thrice between handing a payload out and marking it as sent"
 
 
 @pytest.mark.slow
@@ -92,19 +100,21 @@ def test_a_thousand_kills_lose_and_double_nothing(tmp_path):
             if kill % 2:
                 member.run_until_killed(after_s=random.uniform(0.05, 0.4))
             else:
-                member.run_until_killed(at_statement=kill // 2 % (3 * MOMENTS_OF_A_CHARGE))
+                # Every moment of opening and of the two charges after it, in turn.
+                moments = MOMENTS_OF_OPENING + 2 * MOMENTS_OF_A_CHARGE
+                member.run_until_killed(at_statement=kill // 2 % moments)
         member.check()
 
 
 def test_the_moments_of_a_charge_are_all_reached(tmp_path):
     """Killed at the last moment before a payload is handed out, the member has charged and sent nothing."""
     member = KilledMember(tmp_path)
-    member.run_until_killed(at_statement=MOMENTS_OF_A_CHARGE - 4)
+    member.run_until_killed(at_statement=MOMENTS_OF_OPENING + MOMENTS_OF_A_CHARGE - 4)
     assert member.seen == {}
     with Ledger.open(
         tmp_path / "ledger.db", anchor_path=tmp_path / "anchor", lineage="acme", now=time.time()
     ) as ledger:
         assert ledger.unsent() == (release_key("1", round_number=1, attempt=1),)
-    member.run_until_killed(at_statement=MOMENTS_OF_A_CHARGE)
+    member.run_until_killed(at_statement=MOMENTS_OF_OPENING + MOMENTS_OF_A_CHARGE)
     assert len(member.seen) == 1
     member.check()
