@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,8 +15,10 @@ from ringfence.model.console import JsonOption, emit, note
 from ringfence.model.errors import ConfigError
 
 if TYPE_CHECKING:
+    from ringfence.model.diagnosis import Finding
     from ringfence.model.joining import JoinRequest
 
+_CHECKED_WITHIN_S = 5.0
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
 ]
@@ -44,7 +47,10 @@ def join(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Join a federation with an invitation. Keys are made here and never leave; no file has to be edited."""
+    """Join a federation with an invitation. Keys are made here and never leave; no file has to be edited.
+
+    Ends with what `ringfence doctor` finds; a warning or a failure there does not undo the joining.
+    """
     from ringfence.client.enrolment import join as join_federation
     from ringfence.client.identity import DEFAULT_SIZE_CLASS, read_identity
     from ringfence.model.invitation import parse_invitation
@@ -62,6 +68,12 @@ def join(
         on_awaited=_tell_fingerprint,
     )
     settings = joined.settings
+    if size_class is not None and size_class != settings.size_class:
+        note(
+            f"The size class stays {settings.size_class}: it was asked for with this invitation before."
+            " Another one takes a new invitation."
+        )
+    findings = _diagnosed(located)
     until = read_identity(located).expires_at
     steps = [
         f"This is {settings.member} of {settings.federation}, in {located.root}.",
@@ -82,6 +94,7 @@ def join(
             "certificate_expires_at": until.isoformat(),
             "size_class": settings.size_class,
             "founding": joined.is_founding,
+            "findings": [asdict(finding) for finding in findings],
         },
         as_json=as_json,
     )
@@ -114,6 +127,23 @@ def leave(
         data={"member": member.member, "federation": member.federation, "home": str(located.root)},
         as_json=as_json,
     )
+
+
+def _diagnosed(home: MemberHome) -> list[Finding]:
+    """Run the doctor's checks, print what does not pass, and return it. Nothing of it undoes the joining."""
+    from ringfence.client.doctor_command import diagnose
+    from ringfence.model.diagnosis import diagnosis_text
+
+    try:
+        found = diagnose(home, timeout_s=_CHECKED_WITHIN_S, now=datetime.now(UTC))
+    except Exception as error:  # noqa: BLE001 - the company is a member, whatever a check stumbles over
+        note(f"The checks broke off ({type(error).__name__}). Run them again: ringfence doctor")
+        return []
+    # That no agent runs yet is what the next command is for.
+    findings = [finding for finding in found if finding.level != "PASS" and finding.check != "agent"]
+    if findings:
+        note(diagnosis_text(findings))
+    return findings
 
 
 def _tell_fingerprint(request: JoinRequest) -> None:
