@@ -190,6 +190,23 @@ def _price(request: RoundRequest, plan: Plan) -> tuple[SampledGaussian, float]:
     return steps, remaining[_FALLBACK]
 
 
+def make_ledger_folders(home: MemberHome, *, anchor_file: Path) -> None:
+    """Make the folders of a ledger and of its second place, where they lie in the member's own.
+
+    Raises:
+        ConfigError: the second place lies elsewhere, and its folder is not there. The operator's to mend.
+    """
+    home.ledger_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if anchor_file.resolve().is_relative_to(home.root.resolve()):
+        anchor_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif not anchor_file.parent.is_dir():
+        # Never made here: an empty folder where another disk is not mounted would pass for a ledger that never was.
+        raise ConfigError(
+            f"The folder of the ledger's second place, {anchor_file.parent}, is not there.",
+            hint="Mount its disk, or make the folder once, with mode 0700.",
+        )
+
+
 def open_member_ledger(
     home: MemberHome,
     *,
