@@ -12,6 +12,7 @@ from pathlib import Path
 from ringfence.model.conversation import Conversation
 from ringfence.model.errors import DataError
 from ringfence.model.jsonl_reader import load_conversations
+from ringfence.model.phrases import PhraseBank
 from ringfence.model.simulation import CompanyData, simulate_companies
 
 HELD_OUT_SHARE = 0.25
@@ -39,14 +40,20 @@ def benign_chat() -> list[Conversation]:
         return load_conversations([path])
 
 
-def simulated_companies(*, members: int, conversations: int, seed: int) -> Companies:
-    """Return companies of the stage simulation, each with ``conversations`` for training and half as many held out."""
+def simulated_companies(
+    *, members: int, conversations: int, seed: int, bank: PhraseBank | None = None
+) -> Companies:
+    """Return companies of the stage simulation, each with ``conversations`` for training and half as many held out.
+
+    ``bank`` holds other phrases than those that ship for the companies.
+    """
     found = simulate_companies(
         benign_chat(),
         companies=members,
         conversations_per_company=conversations,
         test_conversations=max(10, conversations // 2),
         seed=seed,
+        bank=bank,
     )
     return Companies(source="simulated grooming patterns over real benign chat", companies=tuple(found))
 

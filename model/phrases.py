@@ -1,7 +1,8 @@
 """Banks of harmless phrases: one generic line a phrase, nine stages, benign contexts, replies and the words that fill gaps.
 
 Two banks ship. ``bank`` trains the public parts (the stage tagger, the warm start). ``pools`` plays in the simulated
-companies, and nothing public is trained on it, so that what a company sees is new to the public head.
+companies, and nothing public is trained on it, so that what a company sees is new to the public head. A third one is read
+from a file by those who measure: nothing was ever fitted or chosen on it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Literal
 
@@ -105,23 +108,16 @@ def load_phrase_bank(name: BankName) -> PhraseBank:
         ConfigError: the file is missing or not in the agreed form: the installation is damaged.
     """
     source = resources.files("ringfence.model").joinpath("public", "phrases", f"{name}.json")
-    try:
-        form = _BankForm.model_validate_json(source.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise ConfigError(
-            f"The phrase bank {name} cannot be read.", hint="Install the package again."
-        ) from error
-    if set(form.stages) != set(STAGES) or set(form.contexts) != set(THEMES):
-        raise ConfigError(
-            f"The phrase bank {name} names other stages or themes.", hint="Install the package again."
-        )
-    return PhraseBank(
-        form.name,
-        MappingProxyType({stage: form.stages[stage] for stage in STAGES}),
-        MappingProxyType({theme: form.contexts[theme] for theme in THEMES}),
-        form.replies,
-        MappingProxyType(dict(form.slots)),
-    )
+    return _read_bank(source, f"The phrase bank {name}", hint="Install the package again.")
+
+
+def read_phrase_bank(path: Path) -> PhraseBank:
+    """Read a bank from a file of the same form as those that ship.
+
+    Raises:
+        ConfigError: the file is missing or not in that form. The operator's.
+    """
+    return _read_bank(path, str(path), hint="Give a file in the form of model/public/phrases/pools.json.")
 
 
 def pick(choices: Sequence[str], rng: np.random.Generator) -> str:
@@ -136,12 +132,31 @@ class _BankForm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1]
-    name: BankName
+    name: str
     purpose: str
     stages: dict[str, Lines]
     contexts: dict[str, Lines]
     replies: Lines
     slots: dict[str, Lines]
+
+
+def _read_bank(source: Path | Traversable, what: str, *, hint: str) -> PhraseBank:
+    try:
+        form = _BankForm.model_validate_json(source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ConfigError(f"{what} cannot be read.", hint=hint) from error
+    if set(form.stages) != set(STAGES) or set(form.contexts) != set(THEMES):
+        raise ConfigError(f"{what} names other stages or themes.", hint=hint)
+    lists = (*form.stages.values(), *form.contexts.values(), form.replies)
+    if not {gap for lines in lists for line in lines for gap in _SLOT.findall(line)} <= set(form.slots):
+        raise ConfigError(f"{what} has a gap that no words are given for.", hint=hint)
+    return PhraseBank(
+        form.name,
+        MappingProxyType({stage: form.stages[stage] for stage in STAGES}),
+        MappingProxyType({theme: form.contexts[theme] for theme in THEMES}),
+        form.replies,
+        MappingProxyType(dict(form.slots)),
+    )
 
 
 def _first_part(lists: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:

@@ -1,7 +1,9 @@
 """One simulated conversation: a window of real benign chat in which lines of a phrase bank play.
 
 Three kinds: plain chat; a hard negative, whose lines come from the same stages in a benign context; a positive, in which
-one author works through several stages. No kind has words of its own, so no keyword tells them apart.
+one author works through several stages. No kind has words of its own, so no keyword tells them apart. Some hard negatives
+hold as many lines of the very same stages as a positive, said by two people to each other: no bag of words tells those
+apart, only who says what.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ THEME_STAGES: Mapping[str, tuple[str, ...]] = {
 }
 """The stages whose lines occur in each benign theme, the usual ones first."""
 
+MUTUAL_CONTEXT_SHARE = 0.5
+"""Share of the conversations in which two people say such things to each other that have lines of a benign context."""
+
 THEME_FALL = np.array([1.0, 0.9, 0.8, 0.6, 0.15, 0.08])
 """How likely the first, second, ... stage of a theme is, relative to the first."""
 
@@ -45,6 +50,7 @@ class Style:
         group_share: share of conversations with more than two people, in [0, 1].
         median_length: messages of benign chat in a conversation, median.
         most_hard_stages: most stages in a hard negative, at least 1.
+        mutual_share: share of the hard negatives in which two people say what one says in a positive, in [0, 1].
         stray_share: share of plain conversations with one line of a stage, in [0, 1].
     """
 
@@ -55,6 +61,7 @@ class Style:
     group_share: float
     median_length: float
     most_hard_stages: int
+    mutual_share: float
     stray_share: float
 
 
@@ -68,8 +75,7 @@ class Line:
 
 def write_positive(style: Style, filler: Conversation, rng: np.random.Generator) -> list[Line]:
     """Return the lines of a conversation in which speaker 0 works through four to eight stages."""
-    count = 4 + int(rng.random() * 5)
-    chosen = _weighted(style.stage_mix, count, rng)
+    chosen = _stages_of_pattern(style, rng)
     # Noisy order: stages come back, and late ones may come early.
     position = {stage: stage + 2.5 * rng.standard_normal() for stage in chosen}
     planted: list[Line] = []
@@ -83,6 +89,9 @@ def write_positive(style: Style, filler: Conversation, rng: np.random.Generator)
 
 def write_hard_negative(style: Style, filler: Conversation, rng: np.random.Generator) -> list[Line]:
     """Return the lines of a benign conversation that shares its words with the stages."""
+    # No draw where there is none to make: the public simulation stays what the public parts were fitted on.
+    if style.mutual_share and rng.random() < style.mutual_share:
+        return _write_mutual(style, filler, rng)
     theme = THEMES[int(rng.choice(len(THEMES), p=style.theme_mix))]
     stages = THEME_STAGES[theme]
     fewest = min(2, style.most_hard_stages)
@@ -142,6 +151,23 @@ def assemble(
             Message(author=people[place], text=habits.apply(line.text, rng), time=round(float(time), 1))
         )
     return Conversation(id=conversation_id, messages=tuple(messages), label=label, platform=platform)
+
+
+def _write_mutual(style: Style, filler: Conversation, rng: np.random.Generator) -> list[Line]:
+    """Return the lines of two people who say to each other what one author says in a positive."""
+    planted = []
+    for stage in _stages_of_pattern(style, rng):
+        speaker = int(rng.random() < 0.5)
+        planted += [Line(speaker, _phrase(style, STAGES[stage], rng)) for _ in range(_repeats(rng))]
+    if rng.random() < MUTUAL_CONTEXT_SHARE:
+        planted = _blend(_context_lines(style, rng, speakers=2, most=3), planted, rng)
+    return _blend(_window(style, filler, rng), _with_replies(style, planted, rng), rng)
+
+
+def _stages_of_pattern(style: Style, rng: np.random.Generator) -> list[int]:
+    """Return four to eight stages, the company's usual ones more often."""
+    count = 4 + int(rng.random() * 5)
+    return _weighted(style.stage_mix, count, rng)
 
 
 def _window(style: Style, filler: Conversation, rng: np.random.Generator) -> list[Line]:

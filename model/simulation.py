@@ -29,6 +29,9 @@ from ringfence.model.typing_habits import TypingHabits, draw_habits
 HARD_SHARE = 0.4
 """Share of the negatives that draw on the same phrases as the positives."""
 
+MUTUAL_SHARE = 0.12
+"""Share of those in which two people say to each other what one says in a positive: words alone are no longer the pattern."""
+
 FLIPPED_SHARE = 0.02
 """Share of the training labels that are wrong, as reviewers' decisions sometimes are."""
 
@@ -74,6 +77,7 @@ def simulate_companies(
     conversations_per_company: int,
     seed: int,
     test_conversations: int | None = None,
+    bank: PhraseBank | None = None,
 ) -> list[CompanyData]:
     """Return companies that differ in words, apps, typing habits, prevalence (9-18 %) and stage mix.
 
@@ -83,6 +87,7 @@ def simulate_companies(
         conversations_per_company: training conversations of each, at least 10.
         seed: decides everything; the same seed gives the same conversations.
         test_conversations: held-out conversations of each; as many as in training by default.
+        bank: the phrases that play; those that ship for the companies by default.
 
     Raises:
         DataError: too little filler, or numbers that make no company. The caller's fault.
@@ -101,12 +106,12 @@ def simulate_companies(
         )
     root = np.random.SeedSequence(seed)
     shuffled = [usable[index] for index in np.random.default_rng(root.spawn(1)[0]).permutation(len(usable))]
-    bank = load_phrase_bank("pools")
+    phrases = load_phrase_bank("pools") if bank is None else bank
     return [
         _simulate_company(
             shuffled[place::companies],
             name=_company_name(place),
-            bank=bank,
+            bank=phrases,
             train=conversations_per_company,
             test=tests,
             rng=np.random.default_rng(child),
@@ -134,6 +139,7 @@ def simulate_public(filler: Sequence[Conversation], *, conversations: int, seed:
             group_share=0.15,
             median_length=18.0,
             most_hard_stages=1,
+            mutual_share=0.0,
             stray_share=0.1,
         )
         people = _People(f"public-{start}", 80, rng)
@@ -177,6 +183,7 @@ def _simulate_company(
             group_share=group_share,
             median_length=median_length,
             most_hard_stages=6,
+            mutual_share=MUTUAL_SHARE,
             stray_share=0.15,
         )
 
