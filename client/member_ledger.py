@@ -61,11 +61,11 @@ class MemberLedger:
         """Close the ledger."""
         self._ledger.close()
 
-        A head that the present key did not sign may be of a key that the member had before. It is believed if it stands in
-        this chain: only who was given it knows the hash of an entry, and it allows no more than an older head of this key.
-
     def confirm(self, known_head: bytes) -> None:
         """Hold the ledger against the head that the coordinator kept for this member.
+
+        A head that the present key did not sign may be of a key that the member had before. It is believed if it stands in
+        this chain: only who was given it knows the hash of an entry, and it allows no more than an older head of this key.
 
         Raises:
             BudgetError: the ledger is behind it: restored from a backup, or replaced.
@@ -99,10 +99,10 @@ class MemberLedger:
         charged_entry(
             self._ledger.state,
             charge,
-            confirmed=self._ledger.confirmed,
             payload_digest=_NO_DIGEST,
             kind=_kind_of(request),
             now=self._now(),
+            confirmed=self._ledger.confirmed,
         )
 
     def charge(
@@ -149,6 +149,19 @@ class MemberLedger:
     def head_hash(self) -> str:
         """Hash of the newest entry, in hexadecimal."""
         return self._ledger.head.hash
+
+    def _returned(self, known_head: bytes) -> LedgerHead:
+        try:
+            return read_signed_head(known_head, key=self._key.public_key())
+        except PeerError as error:
+            head = read_unverified_head(known_head)
+            if self._ledger.holds(head):
+                return head
+            raise PeerError(
+                "The returned ledger head is not one that this member signed with its present key, nor is it in its ledger.",
+                hint="If the key is new, bring back the newest ledger: this is not it. If not, ask the coordinator where the head "
+                "comes from.",
+            ) from error
 
     def _with_head(self, update: RoundUpdate) -> RoundUpdate:
         return replace(update, ledger_head=sign_head(self._ledger.head, key=self._key))
