@@ -11,6 +11,7 @@ import typer
 from ringfence.client.calibrate_command import calibrate
 from ringfence.client.evaluate_command import evaluate
 from ringfence.client.member_home import MemberHome
+from ringfence.client.personalise_command import personalise
 from ringfence.model.console import JsonOption, emit, new_application, note
 from ringfence.model.errors import ConfigError
 
@@ -27,6 +28,7 @@ HomeOption = Annotated[
 
 application.command(epilog="Example: ringfence model evaluate labelled.jsonl --capacity 0.05")(evaluate)
 application.command(epilog="Example: ringfence model calibrate labelled.jsonl")(calibrate)
+application.command(epilog="Example: ringfence model personalise --epsilon 1")(personalise)
 
 
 @application.callback()
@@ -108,11 +110,32 @@ def use(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Verify an installed release, and score with it from now on. Going back to an older one works the same way."""
+    """Verify an installed release, and score with it from now on. `ringfence model rollback` goes back."""
     installed = _store(home).use(version, allow_candidate=allow_candidate)
     emit(
         f"Release {installed.version} is in use.\nNext: ringfence score FILE",
         data={"version": installed.version, "folder": str(installed.folder)},
+        as_json=as_json,
+    )
+
+
+@application.command(epilog="Example: ringfence model rollback")
+def rollback(
+    allow_candidate: Annotated[
+        bool,
+        typer.Option("--allow-candidate", help="Also to a release that only the coordinator vouches for."),
+    ] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify the release that was in use before, and score with it again; a second time comes back. Needs no connection."""
+    store = _store(home)
+    left = store.in_use()
+    installed = store.rollback(allow_candidate=allow_candidate)
+    emit(
+        f"Release {installed.version} is in use again, instead of {left}.\n"
+        "Next: ringfence score FILE; whether the agent takes newer releases by itself: ringfence policy show",
+        data={"version": installed.version, "folder": str(installed.folder), "left": left},
         as_json=as_json,
     )
 

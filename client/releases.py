@@ -7,6 +7,7 @@ releases/
   staging/                 releases that are not complete yet
   installed/0.1.0/         a release's files, and beside them 0.1.0.json, its signed manifest
   current -> installed/0.1.0
+  before                   the version that was in use before it, to go back to
 ```
 
 Expired metadata stops updates and nothing else: what is installed can be verified, taken into use and scored with.
@@ -25,7 +26,7 @@ from ringfence.client.coordinator_connection import open_release_channel
 from ringfence.client.member_home import MemberHome
 from ringfence.client.release_download import ReleaseSession, expected_manifest
 from ringfence.client.signed_releases import SignedReleases, load_signed_releases
-from ringfence.model.atomic_file import exclusive, replace_link
+from ringfence.model.atomic_file import exclusive, replace_link, write_atomically
 from ringfence.model.errors import NotFoundError, PolicyError, ReleaseError, TamperedError
 from ringfence.model.release_manifest import ReleaseManifest, check_folder, hash_file
 from ringfence.model.versions import CHANNELS, Channel, ReleaseVersion, check_channel, parse_version
@@ -165,8 +166,40 @@ class ReleaseStore:
                     f"Release {chosen} was withdrawn: {release.reason}",
                     hint="Use another: ringfence model list",
                 )
+            in_use = self._in_use()
+            if in_use is not None and in_use != chosen:
+                write_atomically(self._before_file, str(in_use).encode())
             replace_link(self._link, target=f"installed/{chosen}")
         return installed
+
+    def rollback(self, *, allow_candidate: bool = False) -> InstalledRelease:
+        """Verify the release that was in use before the present one, and let scoring take it again.
+
+        Done twice, it comes back to where it was. The signed metadata never goes back: a release that was withdrawn stays so.
+
+        Args:
+            allow_candidate: go back to a release that only the coordinator vouches for.
+
+        Raises:
+            NotFoundError: no other release was in use before.
+            PolicyError: it is a candidate, and candidates were not allowed.
+            ReleaseError: it was withdrawn, is not installed any more, or does not verify.
+        """
+        before = self.used_before()
+        if before is None:
+            raise NotFoundError(
+                "No other release was in use here before.",
+                hint="List them, and take one into use: ringfence model list, then: ringfence model use VERSION",
+            )
+        return self.use(before, allow_candidate=allow_candidate)
+
+    def used_before(self) -> str | None:
+        """Return the version that was in use before the present one, or None."""
+        try:
+            before = parse_version(self._before_file.read_text(encoding="utf-8").strip())
+        except FileNotFoundError:
+            return None
+        return None if before == self._in_use() else str(before)
 
     def list(self) -> tuple[ListedRelease, ...]:
         """Return every release that is installed here or listed by the stored metadata, oldest version first.
@@ -224,6 +257,10 @@ class ReleaseStore:
     @property
     def _link(self) -> Path:
         return self._home.releases / "current"
+
+    @property
+    def _before_file(self) -> Path:
+        return self._home.releases / "before"
 
     def _lock_file(self) -> Path:
         self._home.releases.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from trust_harness import FILES, TrustFederation, make_trust_federation
 
+from ringfence.client.command_line import application
 from ringfence.client.release_fetcher import Retry
 from ringfence.client.releases import ReleaseStore
+from ringfence.model.console import run_application
 from ringfence.model.errors import (
     ConfigError,
     ConnectionFailedError,
@@ -172,6 +174,51 @@ def test_stored_metadata_that_was_edited_is_not_believed(
     with federation.serving() as address:
         federation.store("gamma", address).pull()
     assert store.list() == before
+
+
+def test_going_back_takes_the_release_that_was_used_before_and_twice_comes_back(
+    federation: TrustFederation, store: ReleaseStore
+) -> None:
+    with pytest.raises(NotFoundError, match="before") as nothing:
+        store.rollback()
+    assert nothing.value.hint
+    store.use("0.1.0")  # the one in use, which is no step
+    assert store.used_before() is None
+    for version in ("0.2.0", "0.3.0"):
+        federation.release(version, files={**FILES, "README.md": version.encode()})
+        with federation.serving() as address:
+            store = federation.store("gamma", address)
+            store.use(store.pull().version)
+    home = federation.members["gamma"].root
+    assert run_application(application, ["model", "rollback", "--home", str(home)]) == 0
+    assert store.in_use() == "0.2.0"  # not the oldest, and not a version that was merely installed
+    assert store.rollback().version == "0.3.0"
+    assert store.current() == store.verify("0.3.0").folder
+
+
+def test_going_back_never_takes_a_withdrawn_damaged_or_unvouched_release(
+    federation: TrustFederation, store: ReleaseStore
+) -> None:
+    federation.trust.publish_candidate(federation.folder("c"), version="0.2.0-rc.1")
+    federation.release("0.2.0", files={**FILES, "README.md": b"two\n"})
+    with federation.serving() as address:
+        store = federation.store("gamma", address)
+        store.use(store.pull("candidate").version, allow_candidate=True)
+        store.use(store.pull().version)
+    with pytest.raises(PolicyError):
+        store.rollback()
+    assert store.rollback(allow_candidate=True).version == "0.2.0-rc.1"
+    card = store.verify("0.2.0").folder / "README.md"
+    card.write_bytes(b"two!\n")
+    with pytest.raises(TamperedError):
+        store.rollback()
+    card.write_bytes(b"two\n")
+    federation.yank("0.2.0")
+    with federation.serving() as address:
+        federation.store("gamma", address).refresh()
+    with pytest.raises(ReleaseError, match="withdrawn"):
+        store.rollback()
+    assert store.in_use() == "0.2.0-rc.1"
 
 
 def test_a_candidate_is_used_only_on_purpose(federation: TrustFederation, store: ReleaseStore) -> None:
