@@ -35,6 +35,7 @@ from ringfence.privacy.clipped_sum import HeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.planning import noise_multiplier_for
 from ringfence.privacy.private_step import StepTerms, private_gradient
+from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.secure_noise import Csprng
 from ringfence.privacy.training import train_privately, train_without_privacy
 
@@ -210,6 +211,13 @@ def with_member_noise(members: Sequence[Member], start: Parameters, recipe: Reci
     """Train as the federation does; return the average of the last half of its models."""
     history, current = [], start
     weights = [member.size_class for member in members]
+    privacy = recipe.member
+    mechanism = SampledGaussian(
+        privacy.contribution_bound,
+        privacy.sample_rate,
+        privacy.noise_multiplier,
+        recipe.training.local_steps,
+    )
     for _ in range(recipe.training.rounds):
         updated = [
             train_privately(
@@ -218,9 +226,9 @@ def with_member_noise(members: Sequence[Member], start: Parameters, recipe: Reci
                 labels=member.labels,
                 manifest=member.manifest,
                 terms=recipe.training,
-                privacy=recipe.member,
+                mechanism=mechanism,
+                clip_norm=recipe.member.clip_norm,
                 size_class=member.size_class,
-                steps=recipe.training.local_steps,
                 rng=Csprng(),
             )
             for member in members

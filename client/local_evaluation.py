@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ringfence.client.local_data import TrainingRows
+from ringfence.model.errors import BudgetError
 from ringfence.model.evaluation_messages import EvaluateRequest, EvaluateUpdate
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import Plan
@@ -30,11 +31,15 @@ def evaluate_locally(request: EvaluateRequest, *, plan: Plan, rows: TrainingRows
         rows: of `evaluation_prefixes`.
 
     Raises:
-        BudgetError: the contribution bound does not hold, or the plan's noise is none.
+        BudgetError: the contribution bound does not hold, or the plan has no evaluation.
     """
+    from ringfence.privacy.answer_mechanism import evaluation_mechanism
     from ringfence.privacy.score_histogram import noised_score_histogram
     from ringfence.privacy.secure_noise import Csprng
 
+    mechanism = evaluation_mechanism(plan)
+    if mechanism is None:
+        raise BudgetError("The plan has no evaluation.", hint="Refuse the question.")
     whole = rows.features[:, evaluation_prefixes(plan).index(WHOLE), :]
     # A model of huge weights may give scores that are not finite; they are counted like any other.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -43,8 +48,8 @@ def evaluate_locally(request: EvaluateRequest, *, plan: Plan, rows: TrainingRows
         scores,
         labels=rows.labels,
         manifest=rows.manifest,
-        contribution_bound=plan.privacy.contribution_bound,
-        noise_multiplier=plan.privacy.evaluation_noise_multiplier or 0.0,
+        contribution_bound=mechanism.own.contribution_bound,
+        noise_multiplier=mechanism.own.noise_multiplier,
         rng=Csprng(),
     )
     return EvaluateUpdate(run=request.run, plan_digest=plan.digest(), histogram=histogram)

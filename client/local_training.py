@@ -138,6 +138,7 @@ class LocalTrainer:
 
 
 def _train(request: TrainRequest, *, plan: Plan, rows: TrainingRows, size_class: int) -> TrainUpdate:
+    from ringfence.privacy.answer_mechanism import round_mechanism
     from ringfence.privacy.secure_noise import Csprng
     from ringfence.privacy.training import train_privately
     from ringfence.privacy.update_grid import quantise_update
@@ -148,9 +149,9 @@ def _train(request: TrainRequest, *, plan: Plan, rows: TrainingRows, size_class:
         labels=rows.labels,
         manifest=rows.manifest,
         terms=plan.training,
-        privacy=plan.privacy,
+        mechanism=round_mechanism(plan).own,
+        clip_norm=plan.privacy.clip_norm,
         size_class=size_class,
-        steps=plan.training.local_steps,
         rng=Csprng(),
     )
     return TrainUpdate(

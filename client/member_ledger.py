@@ -17,19 +17,15 @@ from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.key_files import load_signing_key
 from ringfence.model.plan import Plan
 from ringfence.model.round_messages import RoundRequest, RoundUpdate
-from ringfence.privacy.accounting import adversary_noise
+from ringfence.privacy.answer_mechanism import AnswerMechanism, evaluation_mechanism, round_mechanism
 from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_anchor import read_signed_head, read_unverified_head, sign_head
 from ringfence.privacy.ledger_chain import LedgerEntry, LedgerHead
 from ringfence.privacy.ledger_charge import Charge, ChargeKind, charged_entry, evaluation_key, release_key
 from ringfence.privacy.ledger_refusals import LedgerRefusal
 from ringfence.privacy.ledger_terms import LedgerTerms
-from ringfence.privacy.renyi_filter import SampledGaussian
-from ringfence.privacy.run_cost import evaluation_mechanism
 
 _NO_DIGEST = "0" * 64
-_HEADLINE = "coordinator-and-members"
-_FALLBACK = "everybody-else"
 _NOT_YET = (LedgerRefusal.MISSING, LedgerRefusal.NO_ANCHOR, LedgerRefusal.DAMAGED)
 
 
@@ -173,14 +169,14 @@ class MemberLedger:
         return release_key(run, round_number=request.round, attempt=request.attempt)
 
     def _charge(self, request: RoundRequest, plan: Plan, *, dataset_digest: str) -> Charge:
-        mechanism, own_noise = _price(request, plan)
+        price = _price(request, plan)
         return Charge(
             key=self._key_of(request),
             plan_digest=plan.digest(),
             dataset_digest=dataset_digest,
             cohort=plan.cohort.minimum,
-            mechanism=mechanism,
-            own_noise_multiplier=own_noise,
+            mechanism=price.headline,
+            own_noise_multiplier=price.own.noise_multiplier,
         )
 
 
@@ -188,19 +184,14 @@ def _kind_of(request: RoundRequest) -> ChargeKind:
     return "evaluate" if isinstance(request, EvaluateRequest) else "charge"
 
 
-def _price(request: RoundRequest, plan: Plan) -> tuple[SampledGaussian, float]:
-    """Return what an answer costs, and the noise that remains of it if everybody else colludes."""
-    privacy = plan.privacy
-    if isinstance(request, EvaluateRequest):
-        evaluation = evaluation_mechanism(plan)
-        if evaluation is None:
-            raise BudgetError("The plan has no evaluation.", hint="Refuse the question.")
-        return evaluation, evaluation.noise_multiplier
-    remaining = {name: noise for name, _, noise in adversary_noise(plan)}
-    steps = SampledGaussian(
-        privacy.contribution_bound, privacy.sample_rate, remaining[_HEADLINE], plan.training.local_steps
-    )
-    return steps, remaining[_FALLBACK]
+def _price(request: RoundRequest, plan: Plan) -> AnswerMechanism:
+    """Return what an answer does: the very value that the trainer carries out."""
+    if not isinstance(request, EvaluateRequest):
+        return round_mechanism(plan)
+    evaluation = evaluation_mechanism(plan)
+    if evaluation is None:
+        raise BudgetError("The plan has no evaluation.", hint="Refuse the question.")
+    return evaluation
 
 
 def make_ledger_folders(home: MemberHome, *, anchor_file: Path) -> None:

@@ -19,6 +19,7 @@ from ringfence.model.feature_set import FeatureSet
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.metrics import area_under_roc, average_precision
 from ringfence.model.plan import Plan
+from ringfence.privacy.answer_mechanism import round_mechanism
 from ringfence.privacy.secure_noise import Csprng
 from ringfence.privacy.training import train_privately, train_without_privacy
 from ringfence.server.aggregation import average_updates, published_model
@@ -113,9 +114,9 @@ def train_round(
         labels=rows.labels,
         manifest=rows.manifest,
         terms=plan.training,
-        privacy=plan.privacy,
+        mechanism=round_mechanism(plan).own,
+        clip_norm=plan.privacy.clip_norm,
         size_class=size_class,
-        steps=plan.training.local_steps,
         rng=Csprng(),
     )
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ringfence.model.errors import BudgetError
 from ringfence.model.plan import Plan
-from ringfence.privacy.accounting import adversary_noise
+from ringfence.privacy.answer_mechanism import evaluation_mechanism, round_mechanism
 from ringfence.privacy.ledger_terms import LedgerTerms, budget_in_units, cost_in_units
-from ringfence.privacy.renyi_filter import RenyiFilter, SampledGaussian
+from ringfence.privacy.renyi_filter import RenyiFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +36,13 @@ def run_cost(plan: Plan, *, headline: RenyiFilter, fallback: RenyiFilter, evalua
     Raises:
         BudgetError: one charge alone is beyond any budget.
     """
-    noise = {name: left for name, _, left in adversary_noise(plan)}
-
-    def units(gate: RenyiFilter, remaining: float) -> int:
-        privacy = plan.privacy
-        charge = SampledGaussian(
-            privacy.contribution_bound, privacy.sample_rate, remaining, plan.training.local_steps
-        )
-        units = plan.training.rounds * cost_in_units(gate, charge)
-        evaluation = evaluation_mechanism(plan)
-        return units if evaluation is None else units + evaluations * cost_in_units(gate, evaluation)
-
-    return RunCost(
-        units(headline, noise["coordinator-and-members"]), units(fallback, noise["everybody-else"])
-    )
-
-
-def evaluation_mechanism(plan: Plan) -> SampledGaussian | None:
-    """Return what one score histogram is charged as: a step of the full batch with a member's own noise; None without one."""
-    noise = plan.privacy.evaluation_noise_multiplier
-    return None if noise is None else SampledGaussian(plan.privacy.contribution_bound, 1.0, noise, 1)
+    answer, evaluation = round_mechanism(plan), evaluation_mechanism(plan)
+    headline_units = plan.training.rounds * cost_in_units(headline, answer.headline)
+    fallback_units = plan.training.rounds * cost_in_units(fallback, answer.own)
+    if evaluation is not None:
+        headline_units += evaluations * cost_in_units(headline, evaluation.headline)
+        fallback_units += evaluations * cost_in_units(fallback, evaluation.own)
+    return RunCost(headline_units, fallback_units)
 
 
 NOTHING_SPENT = RunCost(0, 0)

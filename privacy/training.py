@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from ringfence.model.errors import BudgetError, ConfigError, PeerError
-from ringfence.model.plan import PrivacyTerms, TrainingTerms
+from ringfence.model.plan import TrainingTerms
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray
 from ringfence.privacy.bounding import ContributionManifest, verify_manifest
 from ringfence.privacy.clipped_sum import ClippedSumSource, HeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.private_step import StepTerms, private_gradient
+from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.secure_noise import RandomSource
 
 
@@ -21,17 +22,17 @@ def train_privately(
     labels: FloatArray | IntegerArray,
     manifest: ContributionManifest,
     terms: TrainingTerms,
-    privacy: PrivacyTerms,
+    mechanism: SampledGaussian,
+    clip_norm: float,
     size_class: int,
-    steps: int,
     rng: RandomSource,
     device: str = "cpu",
 ) -> FloatArray:
     """Take private steps on the plan's head and return the model after them.
 
-    Mechanism: composition of ``steps`` (sampled) Gaussian steps, then post-processing (momentum gradient descent).
+    Mechanism: composition of T (sampled) Gaussian steps, then post-processing (momentum gradient descent).
     Unit: one participant, whose conversations weigh at most k together (checked again here, from the manifest).
-    Assumes: what `private_gradient` assumes; the caller charges ``steps`` before anything leaves.
+    Assumes: what `private_gradient` assumes; the caller charges ``mechanism`` before anything leaves.
     Sensitivity: k * S a step.
     Source: Abadi et al. 2016, algorithm 1; Kairouz et al. 2021 for momentum as post-processing.
 
@@ -41,10 +42,10 @@ def train_privately(
         labels: ``(n,)``, each 0 or 1.
         manifest: which conversations these are; its weights apply after clipping.
         terms: the plan's training terms.
-        privacy: the plan's privacy terms.
+        mechanism: T, k, q and the member's own noise: the very value that is charged.
+        clip_norm: C of the plan.
         size_class: public power of two near the member's number of conversations; the sum is divided by it (times the
             sample rate under Poisson sampling).
-        steps: how many to take, at least 1.
         rng: the secret generator.
         device: "cpu", which needs no torch, or a GPU that torch knows.
 
@@ -59,14 +60,15 @@ def train_privately(
     """
     check_model(parameters)
     check_size_class(size_class)
-    verify_manifest(manifest, contribution_bound=privacy.contribution_bound)
+    verify_manifest(manifest, contribution_bound=mechanism.contribution_bound)
     if len(manifest.kept) != len(features):
         raise BudgetError(
             "The examples are not the conversations of the manifest.",
             hint="Compute the features of exactly the conversations that the contribution bound kept.",
         )
     fractional = any(weight != 1.0 for weight in manifest.weights)
-    if fractional and privacy.sampling != "full-batch":
+    full_batch = mechanism.sample_rate == 1.0
+    if fractional and not full_batch:
         raise BudgetError(
             "Fractional contribution bounds hold for the full batch only.",
             hint="Bound with whole conversations for a plan that samples.",
@@ -75,16 +77,16 @@ def train_privately(
         features,
         labels,
         terms=terms,
-        grid=Grid(clip_norm=privacy.clip_norm, dimension=len(parameters)),
+        grid=Grid(clip_norm=clip_norm, dimension=len(parameters)),
         weights=np.asarray(manifest.weights, dtype=np.float64) if fractional else None,
         device=device,
     )
     step = StepTerms(
-        noise_multiplier=privacy.noise_multiplier,
-        sample_rate=None if privacy.sampling == "full-batch" else privacy.sample_rate,
-        divisor=privacy.sample_rate * size_class,
+        noise_multiplier=mechanism.noise_multiplier,
+        sample_rate=None if full_batch else mechanism.sample_rate,
+        divisor=mechanism.sample_rate * size_class,
     )
-    return descend_privately(source, parameters, terms=terms, step=step, steps=steps, rng=rng)
+    return descend_privately(source, parameters, terms=terms, step=step, steps=mechanism.steps, rng=rng)
 
 
 def descend_privately(
@@ -131,7 +133,7 @@ def train_without_privacy(
     current = np.array(parameters, dtype=np.float64)
     velocity = np.zeros_like(current)
     for _ in range(steps):
-        velocity = terms.momentum * velocity + source.gradients(current).mean(axis=0)
+        velocity = terms.momentum * velocity + source.mean_gradient(current)
         current = current - terms.learning_rate * velocity
     return current
 

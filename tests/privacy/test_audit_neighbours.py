@@ -7,6 +7,7 @@ in the step; the program takes the same path and draws as many random words.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,16 +15,17 @@ import torch
 from torch import nn
 
 from ringfence.model.errors import BudgetError, ConfigError
-from ringfence.model.plan import PrivacyTerms, TrainingTerms
+from ringfence.model.head import ARCHITECTURES, HiddenLayerHead
+from ringfence.model.plan import TrainingTerms
 from ringfence.privacy.bounding import bound_contributions
-from ringfence.privacy.clipped_sum import LinearHeadGradients
+from ringfence.privacy.clipped_sum import HeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.opacus_backend import ModuleGradients
+from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.torch_sum import DeviceHeadGradients
 from ringfence.privacy.training import train_privately
 
 DIMENSION = 20
-GRID = Grid(1.0, DIMENSION + 1)
 THEIRS = (3, 17)
 """Positions of the one person's conversations (k = 2)."""
 
@@ -41,7 +43,7 @@ which is the relation of the accounting. Anything else takes one away and puts a
 def examples(count: int = 40):
     generator = np.random.default_rng(11)
     features = generator.normal(size=(count, 2, DIMENSION)).astype(np.float32)
-    return features, generator.integers(0, 2, size=count), 0.3 * generator.normal(size=DIMENSION + 1)
+    return features, generator.integers(0, 2, size=count)
 
 
 def neighbour(features: np.ndarray, value: float) -> np.ndarray:
@@ -56,15 +58,9 @@ def largest_difference(make, features, labels, parameters, *, value: float, sele
         make(rows, labels).clipped_sum(parameters, selected=selected)
         for rows in (features, neighbour(features, value))
     ]
-    return float(np.linalg.norm((sums[0] - sums[1]).astype(np.float64)) * GRID.step / GRID.clip_norm)
-
-
-def closed_form(features, labels):
-    return LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
-
-
-def on_a_device(features, labels):
-    return DeviceHeadGradients("linear-109", features, labels, grid=GRID, positive_weight=2.0, device="cpu")
+    return float(
+        np.linalg.norm((sums[0] - sums[1]).astype(np.float64)) * make.grid.step / make.grid.clip_norm
+    )
 
 
 class Head(nn.Module):
@@ -93,57 +89,95 @@ class BatchNormalised(nn.Module):
         return (features - features.mean(dim=0)) / (features.std(dim=0, correction=0) + 1e-5)
 
 
-def by_opacus(before: nn.Module):
-    def make(features, labels):
+class HiddenHead(nn.Module):
+    """The head with one hidden layer, with something before it; its parameters in the order of the closed form."""
+
+    def __init__(self, before: nn.Module) -> None:
+        super().__init__()
+        self.before = before
+        self.hidden = nn.Linear(DIMENSION + 1, HiddenLayerHead.UNITS, bias=False).double()
+        self.output = nn.Linear(HiddenLayerHead.UNITS, 1).double()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = self.before(features)
+        with_one = torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
+        return self.output(torch.relu(self.hidden(with_one))).squeeze(-1)
+
+
+MODULES = {"linear-109": Head, "hidden-1761": HiddenHead}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Makes sources of clipped sums of one architecture by one backend; for Opacus, with something before the head."""
+
+    architecture: str
+    backend: str = "closed form"
+    before: type[nn.Module] = nn.Identity
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(1.0, ARCHITECTURES[self.architecture].parameter_count(DIMENSION))
+
+    def model(self, seed: int, *, scale: float = 1.0) -> np.ndarray:
+        return scale * np.random.default_rng(seed).normal(size=self.grid.dimension)
+
+    def __call__(self, features, labels):
+        terms = {"grid": self.grid, "positive_weight": 2.0}
+        if self.backend == "closed form":
+            return HeadGradients(self.architecture, features, labels, **terms)
+        if self.backend == "torch":
+            return DeviceHeadGradients(self.architecture, features, labels, **terms, device="cpu")
         with torch.no_grad():
-            head = Head(before)
-        return ModuleGradients(head, features.astype(np.float64), labels, grid=GRID, positive_weight=2.0)
-
-    return make
+            head = MODULES[self.architecture](self.before())
+        return ModuleGradients(head, features.astype(np.float64), labels, **terms)
 
 
-SHIPPED = {"closed form": closed_form, "torch": on_a_device, "opacus": by_opacus(nn.Identity())}
+SHIPPED = {
+    f"{architecture} by {backend}": Source(architecture, backend)
+    for architecture in ARCHITECTURES
+    for backend in ("closed form", "torch", "opacus")
+}
 
 
 @pytest.mark.parametrize("value", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
 @pytest.mark.parametrize("make", SHIPPED.values(), ids=SHIPPED.keys())
 @pytest.mark.parametrize("present", [2, 1, 0])
 def test_a_person_moves_the_sum_by_at_most_their_conversations_in_it(make, value, present):
-    features, labels, parameters = examples()
+    features, labels = examples()
+    parameters = make.model(11, scale=0.3)
     selected = np.ones(len(labels), bool)
     selected[list(THEIRS)[present:]] = False
     moved = largest_difference(make, features, labels, parameters, value=value, selected=selected)
-    assert moved <= (2 if np.isfinite(value) else 1) * present * (1 + 2**-16)
+    assert moved <= (2 if np.isfinite(value) else 1) * present * make.grid.sensitivity
 
 
 @pytest.mark.parametrize("make", SHIPPED.values(), ids=SHIPPED.keys())
 def test_skipped_clipping_is_noticed_every_time_in_25_runs(fault, make):
     fault("clipping skipped")
-    features, labels, _ = examples()
-    generator = np.random.default_rng()
-    for _ in range(25):
-        parameters = generator.normal(size=DIMENSION + 1)
+    features, labels = examples()
+    for seed in range(25):
+        moved = largest_difference(make, features, labels, make.model(seed), value=1e6)
+        assert moved > 4
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("before", [Centred, BatchNormalised], ids=["mean-centring", "batch normalisation"])
+def test_examples_that_are_mixed_are_noticed_every_time_in_25_runs(before, architecture):
+    """One person's content reaches everybody else's gradient, so the sum moves by more than their share."""
+    features, labels = examples()
+    make = Source(architecture, "opacus", before)
+    for seed in range(25):
+        parameters = make.model(seed)
         moved = largest_difference(make, features, labels, parameters, value=1e6)
         assert moved > 4
-
-
-@pytest.mark.parametrize(
-    "before", [Centred(), BatchNormalised()], ids=["mean-centring", "batch normalisation"]
-)
-def test_examples_that_are_mixed_are_noticed_every_time_in_25_runs(before):
-    """One person's content reaches everybody else's gradient, so the sum moves by more than their share."""
-    features, labels, _ = examples()
-    for seed in range(25):
-        parameters = np.random.default_rng(seed).normal(size=DIMENSION + 1)
-        moved = largest_difference(by_opacus(before), features, labels, parameters, value=1e6)
-        assert moved > 4
-        assert mixes_examples(by_opacus(before), features, labels, parameters)
+        assert mixes_examples(make, features, labels, parameters)
 
 
 @pytest.mark.parametrize("make", SHIPPED.values(), ids=SHIPPED.keys())
 def test_every_gradient_of_a_shipped_model_is_that_of_a_batch_of_one(make):
-    features, labels, parameters = examples()
-    assert not mixes_examples(make, features, labels, parameters)
+    features, labels = examples()
+    assert not mixes_examples(make, features, labels, make.model(11, scale=0.3))
 
 
 def mixes_examples(make, features, labels, parameters) -> bool:
@@ -156,20 +190,14 @@ def mixes_examples(make, features, labels, parameters) -> bool:
 
 def test_opacus_own_batch_normalisation_is_refused_before_training():
     with pytest.raises(ConfigError, match="mixes examples"):
-        by_opacus(nn.BatchNorm1d(2))(*examples()[:2])
+        Source("linear-109", "opacus", lambda: nn.BatchNorm1d(2))(*examples())
 
 
 class TestAWholeRound:
-    terms = TrainingTerms(feature_set_sha256="0" * 64)
-
-    def run(self, features, labels, rng, strangers, *, sampling: str) -> list[tuple[str, int]]:
+    def run(
+        self, features, labels, rng, strangers, *, sample_rate: float, architecture: str
+    ) -> list[tuple[str, int]]:
         """Train, and return every line of the privacy package that was run, in order."""
-        privacy = PrivacyTerms(
-            contribution_bound=1,
-            noise_multiplier=1.0,
-            sampling=sampling,
-            sample_rate=1.0 if sampling == "full-batch" else 0.2,
-        )
         lines: list[tuple[str, int]] = []
 
         def trace(frame, event, argument):
@@ -182,14 +210,14 @@ class TestAWholeRound:
         sys.settrace(trace)
         try:
             train_privately(
-                np.zeros(DIMENSION + 1),
+                np.zeros(ARCHITECTURES[architecture].parameter_count(DIMENSION)),
                 features=features,
                 labels=labels,
                 manifest=strangers(len(labels)),
-                terms=self.terms,
-                privacy=privacy,
+                terms=TrainingTerms(feature_set_sha256="0" * 64, architecture=architecture),
+                mechanism=SampledGaussian(1, sample_rate, 1.0, 5),
+                clip_norm=1.0,
                 size_class=64,
-                steps=5,
                 rng=rng,
             )
         finally:
@@ -197,14 +225,15 @@ class TestAWholeRound:
         return lines
 
     @pytest.mark.parametrize("value", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
-    @pytest.mark.parametrize("sampling", ["full-batch", "poisson"])
+    @pytest.mark.parametrize("sample_rate", [1.0, 0.2], ids=["full-batch", "poisson"])
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_takes_the_same_path_and_draws_the_same_randomness_whatever_a_person_said(
-        self, strangers, repeatable, sampling, value
+        self, strangers, repeatable, architecture, sample_rate, value
     ):
-        features, labels, _ = examples()
+        features, labels = examples()
         sources = [repeatable(4), repeatable(4)]
         paths = [
-            self.run(rows, labels, rng, strangers, sampling=sampling)
+            self.run(rows, labels, rng, strangers, sample_rate=sample_rate, architecture=architecture)
             for rows, rng in zip((features, neighbour(features, value)), sources, strict=True)
         ]
         assert len(paths[0]) > 100
@@ -225,9 +254,9 @@ def test_a_bound_that_does_not_hold_is_refused_by_the_trainer_every_time_in_25_r
                 features=np.zeros((6, 2, DIMENSION), np.float32),
                 labels=np.arange(6) % 2,
                 manifest=bounded.manifest,
-                terms=TestAWholeRound.terms,
-                privacy=PrivacyTerms(contribution_bound=2, noise_multiplier=10.0),
+                terms=TrainingTerms(feature_set_sha256="0" * 64),
+                mechanism=SampledGaussian(2, 1.0, 10.0, 1),
+                clip_norm=1.0,
                 size_class=8,
-                steps=1,
                 rng=None,
             )

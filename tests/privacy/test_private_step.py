@@ -13,6 +13,7 @@ from ringfence.privacy.bounding import ContributionManifest, KeptConversation
 from ringfence.privacy.clipped_sum import LinearHeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.private_step import StepTerms, private_gradient
+from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.secure_noise import Csprng
 from ringfence.privacy.training import nearest_size_class, train_privately, train_without_privacy
 
@@ -88,15 +89,21 @@ class TestOneStep:
 class TestTraining:
     def train(self, strangers, *, count=50, size_class=64, rng=None, privacy=None, manifest=None, **changes):
         features, labels = examples(count)
+        privacy = privacy or PrivacyTerms(contribution_bound=1, noise_multiplier=2.0)
         return train_privately(
             changes.pop("parameters", np.zeros(DIMENSION + 1)),
             features=features,
             labels=labels,
             manifest=manifest or strangers(count),
             terms=TERMS,
-            privacy=privacy or PrivacyTerms(contribution_bound=1, noise_multiplier=2.0),
+            mechanism=SampledGaussian(
+                privacy.contribution_bound,
+                privacy.sample_rate,
+                privacy.noise_multiplier,
+                changes.pop("steps", 5),
+            ),
+            clip_norm=privacy.clip_norm,
             size_class=size_class,
-            steps=changes.pop("steps", 5),
             rng=rng or Csprng(),
         )
 
@@ -172,7 +179,7 @@ class TestTraining:
             self.train(strangers, parameters=np.full(DIMENSION + 1, np.nan))
 
     def test_refuses_a_round_without_steps(self, strangers):
-        with pytest.raises(ConfigError):
+        with pytest.raises(BudgetError):
             self.train(strangers, steps=0)
 
 
