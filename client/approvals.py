@@ -12,6 +12,7 @@ import grpc
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Targets
 
+from ringfence.client.declined_drafts import require_not_declined
 from ringfence.client.founding import note_agreed_root
 from ringfence.client.member_home import MemberHome
 from ringfence.client.releases import ReleaseStore
@@ -130,19 +131,24 @@ def candidate_of(home: MemberHome, *, manifest: ReleaseManifest) -> str:
     )
 
 
-def sign_draft(home: MemberHome, *, draft: Draft, unsafe_unseen: bool = False) -> tuple[RoleSignature, ...]:
+def sign_draft(
+    home: MemberHome, *, draft: Draft, unsafe_unseen: bool = False, although_declined: bool = False
+) -> tuple[RoleSignature, ...]:
     """Review a draft, and sign every document of it that this member's approval key may sign.
 
     Args:
         home: the member's folder, with the approval key.
         draft: what the coordinator asks to sign.
         unsafe_unseen: sign a release whose files this member never had.
+        although_declined: sign what was declined here before.
 
     Raises:
-        PolicyError: the draft breaks a rule, was not evaluated here, or asks nothing of this member.
+        PolicyError: the draft breaks a rule, was not evaluated here, was declined here, or asks nothing of this member.
         ConfigError: the approval key is missing or readable by others. The operator's to mend.
     """
     review(home, draft=draft, unsafe_unseen=unsafe_unseen)
+    if not although_declined:
+        require_not_declined(home, draft=draft)
     trusted = trusted_now(home)
     signer = CryptoSigner(load_signing_key(home.approval_key_file))
     key_id = signer.public_key.keyid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,13 +38,27 @@ def list_drafts(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the drafts that await signatures."""
     from ringfence.client.approvals import ApprovalClient
     from ringfence.client.coordinator_connection import open_release_channel
+    from ringfence.client.declined_drafts import declined_drafts
 
-    with open_release_channel(MemberHome.locate(home)) as channel:
+    located = MemberHome.locate(home)
+    with open_release_channel(located) as channel:
         drafts = ApprovalClient(channel).list_drafts()
     lines = [line for draft in drafts for line in _progress(draft)] or ["No draft awaits signatures."]
+    declined = [found for found in declined_drafts(located) if found.draft in {draft.id for draft in drafts}]
+    lines += [
+        f"A draft of the name {found.draft} was declined here on {found.declined_at:%Y-%m-%d}: {found.reason}"
+        for found in declined
+    ]
     if drafts:
         lines.append(f"Next: ringfence approve show {drafts[0].id}")
-    emit("\n".join(lines), data={"drafts": [_summary_data(draft) for draft in drafts]}, as_json=as_json)
+    emit(
+        "\n".join(lines),
+        data={
+            "drafts": [_summary_data(draft) for draft in drafts],
+            "declined": [found.model_dump(mode="json") for found in declined],
+        },
+        as_json=as_json,
+    )
 
 
 @application.command(epilog="Example: ringfence approve show release-0.2.0")
@@ -54,7 +69,12 @@ def show(draft: DraftArgument, home: HomeOption = None, as_json: JsonOption = Fa
     located = MemberHome.locate(home)
     found = review(located, draft=_fetch(draft, home=located), unsafe_unseen=True)
     emit(
-        "\n".join([*found.lines, f"Next: ringfence approve sign {draft}"]),
+        "\n".join(
+            [
+                *found.lines,
+                f"Next: ringfence approve sign {draft}, or: ringfence approve decline {draft} --reason CODE",
+            ]
+        ),
         data={"changes": list(found.lines)},
         as_json=as_json,
     )
@@ -69,6 +89,9 @@ def sign(
         typer.Option("--out", help="Write the signatures to a file; the default for a draft file."),
     ] = None,
     unsafe_unseen: UnseenOption = False,
+    although_declined: Annotated[
+        bool, typer.Option("--although-declined", help="Sign what was declined here before.")
+    ] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -85,9 +108,13 @@ def sign(
     found = review(located, draft=fetched, unsafe_unseen=unsafe_unseen)
     for line in found.lines:
         note(line)
+    if not although_declined:
+        require_not_declined(located, draft=fetched)
     if not yes:
         _confirm()
-    signatures = sign_draft(located, draft=fetched, unsafe_unseen=unsafe_unseen)
+    signatures = sign_draft(
+        located, draft=fetched, unsafe_unseen=unsafe_unseen, although_declined=although_declined
+    )
     answer = out or (
         Path(f"{fetched.id}.{signatures[0].key_id[:8]}.signature.json") if _is_file(draft) else None
     )
@@ -106,6 +133,32 @@ def sign(
     emit(
         "\n".join([f"Signed {roles}. {state}", *_progress(summary), "Next: ringfence approve list"]),
         data={"draft": fetched.id, "signed": roles.split(", "), "progress": _summary_data(summary)},
+        as_json=as_json,
+    )
+
+
+@application.command(epilog="Example: ringfence approve decline release-0.2.0 --reason quality")
+def decline(
+    draft: DraftArgument,
+    reason: Annotated[
+        str,
+        typer.Option("--reason", help="quality, fairness, privacy, provenance, process or other."),
+    ],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Record here that a draft is not signed, and why; sign refuses it from then on. The coordinator is not told by this.
+
+    What keeps a draft from being published is that the signature is missing, not this record.
+    """
+    from ringfence.client.declined_drafts import decline_draft, declined_file
+
+    located = MemberHome.locate(home)
+    made = decline_draft(located, draft=_fetch(draft, home=located), reason=reason, now=datetime.now(UTC))
+    emit(
+        f"{made.draft} is declined: {made.reason}. That is recorded in {declined_file(located)}, and nowhere else.\n"
+        f"Next: tell the coordinator yourself that {made.draft} is declined, and why; then: ringfence approve list",
+        data={**made.model_dump(mode="json"), "file": str(declined_file(located)), "coordinator_told": False},
         as_json=as_json,
     )
 

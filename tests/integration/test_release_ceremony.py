@@ -118,7 +118,19 @@ def test_the_whole_ceremony_by_its_commands(run: Run, tmp_path: Path) -> None:
             assert (
                 run(name, "approve", "sign", drafted, expect=4) == "bad_config"
             )  # nobody confirms, no --yes
-            signed = run(name, "approve", "sign", drafted, "--yes")
+            if name == "beta":
+                # A draft is declined, and by no oversight signed after all.
+                assert run(name, "approve", "decline", drafted, "--reason", "taste", expect=4) == "bad_config"
+                declined = run(name, "approve", "decline", drafted, "--reason", "quality")
+                assert (declined["draft"], declined["reason"]) == (drafted, "quality")
+                assert not declined["coordinator_told"]
+                assert [found["reason"] for found in run(name, "approve", "list")["declined"]] == ["quality"]
+                assert run(name, "approve", "sign", drafted, "--yes", expect=1) == "refused_by_policy"
+                assert not run("coordinator", "release", "status")["drafts"][0]["complete"]
+                signed = run(name, "approve", "sign", drafted, "--yes", "--although-declined")
+            else:
+                signed = run(name, "approve", "sign", drafted, "--yes")
+                assert run(name, "approve", "list")["declined"] == []
             assert signed["signed"] == ["stable"]
         assert signed["progress"]["complete"]
         assert run("coordinator", "release", "status")["drafts"][0]["complete"]
