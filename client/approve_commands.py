@@ -102,6 +102,7 @@ def sign(
     """
     from ringfence.client.approvals import ApprovalClient, review, save_signatures, sign_draft
     from ringfence.client.coordinator_connection import open_release_channel
+    from ringfence.client.declined_drafts import require_not_declined
 
     located = MemberHome.locate(home)
     fetched = _fetch(draft, home=located)
