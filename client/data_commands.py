@@ -232,7 +232,7 @@ def _forgotten_text(report: ErasureReport) -> str:
         if found is None
         else f"Passed over from now on: {found} conversations of the source, with all who take part in them.",
         (
-            f"Removed: {report.caches_removed} feature caches, {report.manifests_removed} manifests, "
+            f"Removed: feature rows of {report.rows_removed} conversations, {report.manifests_removed} manifests, "
             f"{report.answers_withdrawn} unsent answers."
         ),
     ]
@@ -246,7 +246,7 @@ def _forgotten_text(report: ErasureReport) -> str:
 
 def _expired_text(report: RetentionReport) -> str:
     text = (
-        f"Removed: {report.caches_removed} feature caches, {report.manifests_removed} manifests, "
+        f"Removed: feature rows of {report.rows_removed} conversations, {report.manifests_removed} manifests, "
         f"{report.payloads_removed} sent answers, {report.answers_withdrawn} unsent answers of people forgotten."
     )
     if report.payloads_waiting:

@@ -51,7 +51,7 @@ class ErasureReport:
     Attributes:
         already_since: day of an earlier request for the same person, or None.
         source_conversations: conversations of the source that are passed over from now on, or None if it cannot be read.
-        caches_removed: files of feature rows.
+        rows_removed: conversations whose feature rows were removed; a file that does not say what it holds counts as one.
         manifests_removed: lists of who takes part in what, under pseudonyms.
         answers_withdrawn: unsent answers that may hold the person, and will not be sent.
         answers_waiting: the same, which the running agent has yet to withdraw.
@@ -61,7 +61,7 @@ class ErasureReport:
 
     already_since: str | None
     source_conversations: int | None
-    caches_removed: int
+    rows_removed: int
     manifests_removed: int
     answers_withdrawn: int
     answers_waiting: int
@@ -114,7 +114,7 @@ def forget_person(
     return ErasureReport(
         already_since=already_since,
         source_conversations=source_conversations,
-        caches_removed=removed.caches,
+        rows_removed=removed.rows,
         manifests_removed=removed.manifests,
         answers_withdrawn=withdrawn,
         answers_waiting=waiting,

@@ -1,29 +1,34 @@
 """A member's conversations as training rows: read once, bounded, turned into features.
 
-Rows are cached under a key of everything that they depend on (`ringfence.client.row_cache`). People whom the member forgot
-are passed over wherever conversations are read or turned into rows (`ringfence.client.exclusions`).
+Rows are kept for each conversation under a key of what it holds (`ringfence.client.row_cache`). People whom the member
+forgot are passed over wherever conversations are read or turned into rows (`ringfence.client.exclusions`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.client.contribution_key import contribution_secret
-from ringfence.client.exclusions import load_exclusions
+from ringfence.client.exclusions import exclusions_stamp, load_exclusions
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings
 from ringfence.client.row_cache import RowCache
+from ringfence.client.row_file import ConversationKeys, FeatureRow
 from ringfence.client.snapshot import Selection, Snapshot
 from ringfence.client.taking_snapshot import take_snapshot
 from ringfence.model.conversation import Conversation
 from ringfence.model.errors import DataError
 from ringfence.model.feature_set import FeatureSet
 from ringfence.privacy.bounding import ContributionManifest, bound_contributions
+
+Progress = Callable[[int, int], None]
+_BATCH = 128
+"""Conversations whose rows are written together: what is lost if the making is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,57 +69,109 @@ def training_rows(
     feature_set: FeatureSet,
     prefixes: tuple[float, ...],
     contribution_bound: int,
+    progress: Progress | None = None,
 ) -> TrainingRows:
     """Return the rows of the conversations that the contribution bound keeps, from the cache where it has them.
 
-    People whom the member forgot are left out here once more, while nobody can forget or remove anything: rows of somebody
-    who was just forgotten are never written. Conversations are gone through one by one, never held all at once.
+    People whom the member forgot are left out here once more. Rows are written while nobody can forget or remove anything,
+    and only if nobody was forgotten since the conversations were chosen: rows of somebody who was just forgotten are never
+    written. Conversations are gone through one by one, never held all at once.
+
+    Args:
+        home: the member's folder.
+        conversations: labelled ones, under pseudonyms.
+        feature_set: makes the rows.
+        prefixes: beginnings of conversations to have rows of.
+        contribution_bound: k.
+        progress: is told, after each batch of rows that were not there, how many of them were made, and of how many.
 
     Raises:
         ConfigError: it is not known whom to leave out. The member's to mend.
         DataError: no conversation is left. The member's to mend.
     """
-    cache = RowCache(home)
-    with cache.lock():
-        allowed = Selection(conversations, load_exclusions(home).allowed(conversations))
-        bounded = bound_contributions(
-            allowed, contribution_bound=contribution_bound, secret=contribution_secret(home)
+    making = _Making(home, feature_set=feature_set, prefixes=prefixes, progress=progress)
+    while True:
+        try:
+            return making.rows(conversations, contribution_bound=contribution_bound)
+        except _ForgottenMeanwhileError:
+            continue  # what was made of others is there
+
+
+class _ForgottenMeanwhileError(Exception):
+    """Somebody was forgotten after the conversations were chosen."""
+
+
+class _Making:
+    """Makes rows of one feature set and of the same beginnings."""
+
+    def __init__(
+        self,
+        home: MemberHome,
+        *,
+        feature_set: FeatureSet,
+        prefixes: tuple[float, ...],
+        progress: Progress | None,
+    ) -> None:
+        self._home = home
+        self._feature_set = feature_set
+        self._prefixes = prefixes
+        self._progress = progress
+        self._secret = contribution_secret(home)
+        self._cache = RowCache(home)
+
+    def rows(self, conversations: Sequence[Conversation], *, contribution_bound: int) -> TrainingRows:
+        with self._cache.lock():
+            chosen_at = exclusions_stamp(self._home)
+            allowed = Selection(conversations, load_exclusions(self._home).allowed(conversations))
+            keys, labels = self._keys_and_labels(allowed)
+            bounded = bound_contributions(allowed, contribution_bound=contribution_bound, secret=self._secret)
+            if not bounded.positions:
+                raise DataError("No conversation is left to train on.", hint="Run: ringfence data check")
+            self._cache.note(bounded.manifest)
+            self._cache.keep_only(frozenset(keys))
+            shape = (len(bounded.positions), len(self._prefixes), self._feature_set.dimension)
+            features = np.empty(shape, dtype=np.float32)
+            missing = self._read(features, [keys[position] for position in bounded.positions])
+        # Without the lock, since it may take an hour: a person may be forgotten meanwhile.
+        for start in range(0, len(missing), _BATCH):
+            batch = []
+            for index in missing[start : start + _BATCH]:
+                position = bounded.positions[index]
+                features[index] = self._feature_set.rows(allowed[position], prefixes=self._prefixes)
+                people = bounded.manifest.kept[index].participants
+                batch.append(FeatureRow(keys[position], people, features[index]))
+            self._write(batch, chosen_at)
+            if self._progress is not None:
+                self._progress(start + len(batch), len(missing))
+        return TrainingRows(
+            features=features, labels=labels[list(bounded.positions)], manifest=bounded.manifest
         )
-        kept = Selection(allowed, bounded.positions)
-        if not kept:
-            raise DataError("No conversation is left to train on.", hint="Run: ringfence data check")
-        key, labels = _key_and_labels(kept, feature_set, prefixes)
-        cache.note(key, bounded.manifest)
-        features = cache.read(key)
-        # Rows of another shape were made by another version, or were tampered with: they are made anew.
-        if features is None or features.shape != (len(kept), len(prefixes), feature_set.dimension):
-            features = _rows(kept, feature_set, prefixes)
-            cache.write(key, features)
-    return TrainingRows(features=features, labels=labels, manifest=bounded.manifest)
 
+    def _keys_and_labels(
+        self, conversations: Sequence[Conversation]
+    ) -> tuple[list[bytes], NDArray[np.int64]]:
+        named = ConversationKeys(self._secret)
+        keys, labels = [], np.empty(len(conversations), dtype=np.int64)
+        for index, conversation in enumerate(conversations):
+            keys.append(named.of(conversation))
+            labels[index] = 1 if conversation.label else 0
+        return keys, labels
 
-def _rows(
-    conversations: Sequence[Conversation], feature_set: FeatureSet, prefixes: tuple[float, ...]
-) -> NDArray[np.float32]:
-    features: NDArray[np.float32] | None = None
-    for index, conversation in enumerate(conversations):
-        rows = feature_set.rows(conversation, prefixes=prefixes)
-        if features is None:
-            features = np.empty((len(conversations), *rows.shape), dtype=np.float32)
-        features[index] = rows
-    if features is None:
-        raise DataError("No conversation is left to train on.", hint="Run: ringfence data check")
-    return features
+    def _read(self, features: NDArray[np.float32], keys: Sequence[bytes]) -> list[int]:
+        """Fill in the rows that are there, and return the places of the others."""
+        missing = []
+        with self._cache.rows(self._feature_set.fingerprint, check=True) as file:
+            for index, key in enumerate(keys):
+                found = file.read(key, prefixes=self._prefixes, dimension=self._feature_set.dimension)
+                if found is None:
+                    missing.append(index)
+                else:
+                    features[index] = found
+        return missing
 
-
-def _key_and_labels(
-    conversations: Sequence[Conversation], feature_set: FeatureSet, prefixes: tuple[float, ...]
-) -> tuple[str, NDArray[np.int64]]:
-    digest = hashlib.sha256(f"rows 1|{feature_set.fingerprint}|{prefixes!r}".encode())
-    labels = np.empty(len(conversations), dtype=np.int64)
-    for index, conversation in enumerate(conversations):
-        labels[index] = 1 if conversation.label else 0
-        digest.update(repr((conversation.id, conversation.label, len(conversation.messages))).encode())
-        for message in conversation.messages:
-            digest.update(repr((message.author, message.text, message.time)).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()[:40], labels
+    def _write(self, batch: Sequence[FeatureRow], chosen_at: tuple[int, int] | None) -> None:
+        with self._cache.lock():
+            if exclusions_stamp(self._home) != chosen_at:
+                raise _ForgottenMeanwhileError
+            with self._cache.rows(self._feature_set.fingerprint) as file:
+                file.write(batch, prefixes=self._prefixes, now=time.time())

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ringfence.client.exclusions import exclusions_stamp
-from ringfence.client.local_data import TrainingRows, open_labelled, training_rows
+from ringfence.client.local_data import Progress, TrainingRows, open_labelled, training_rows
 from ringfence.client.local_evaluation import evaluate_locally, evaluation_prefixes
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings, load_member_settings
@@ -61,11 +61,18 @@ class LocalTrainer:
         has_ledger: whether what this returns is charged to a ledger before it leaves.
         read_elsewhere: has another process take a snapshot, where reading may need a network that this one has not; it
             returns the path. By default this process reads everything itself.
+        progress: is told how many of the rows that are new were made, and of how many.
     """
 
     def __init__(
-        self, home: MemberHome, *, has_ledger: bool, read_elsewhere: Callable[[], Path] | None = None
+        self,
+        home: MemberHome,
+        *,
+        has_ledger: bool,
+        read_elsewhere: Callable[[], Path] | None = None,
+        progress: Progress | None = None,
     ) -> None:
+        self._progress = progress
         self._home = home
         self._has_ledger = has_ledger
         self._read_elsewhere = read_elsewhere
@@ -126,6 +133,7 @@ class LocalTrainer:
                     feature_set=self._features(plan),
                     prefixes=prefixes,
                     contribution_bound=plan.privacy.contribution_bound,
+                    progress=self._progress,
                 )
             self._prepared = {key: _Prepared(plan=plan, rows=rows)}
         return self._prepared[key].rows

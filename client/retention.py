@@ -24,14 +24,14 @@ class RetentionReport:
     """What went.
 
     Attributes:
-        caches_removed: files of feature rows.
+        rows_removed: conversations whose feature rows were removed; a file that does not say what it holds counts as one.
         manifests_removed: lists of who takes part in what, under pseudonyms.
         payloads_removed: sent answers whose bytes were still kept. Their charges stay.
         answers_withdrawn: unsent answers that an earlier request to forget somebody left to be withdrawn.
         payloads_waiting: answers of both kinds that could not be removed, because the running agent holds the ledger.
     """
 
-    caches_removed: int
+    rows_removed: int
     manifests_removed: int
     payloads_removed: int
     answers_withdrawn: int
@@ -72,7 +72,7 @@ def apply_retention(
                 if error.code != LedgerRefusal.LOCKED:
                     raise
     return RetentionReport(
-        caches_removed=removed.caches,
+        rows_removed=removed.rows,
         manifests_removed=removed.manifests,
         payloads_removed=payloads,
         answers_withdrawn=withdrawn,

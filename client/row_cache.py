@@ -1,27 +1,27 @@
 """Feature rows on disk, and beside them whom they hold, under pseudonyms: so that one person's can be found and removed.
 
-A row of a short conversation says nearly what was in it: rows are personal data, readable by their owner alone. A manifest
-is written before its rows, so rows never lie here without saying whose they are; rows that do not say it are removed
-with anybody.
+A row of a short conversation says nearly what was in it: rows are personal data, readable by their owner alone. Each row
+says whom it holds, and a manifest says who is in a data set that was trained on. Files that do not say it, left by an
+earlier version or damaged, are removed with anybody.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ringfence.client.member_home import MemberHome
+from ringfence.client.row_file import RowFile, is_row_file, remove_row_file
 from ringfence.model.atomic_file import exclusive, write_atomically
 from ringfence.model.errors import ConfigError
 from ringfence.privacy.bounding import ContributionManifest
 
-_ROWS = "rows-*.safetensors"
+_ROWS = "rows-*"
+_ENDING = ".sqlite3"
 _MANIFESTS = "manifest-*.json"
 
 
@@ -30,11 +30,11 @@ class Removed:
     """What was removed.
 
     Attributes:
-        caches: files of feature rows.
+        rows: conversations whose feature rows went; a file that does not say what it holds counts as one.
         manifests: lists of who takes part in which conversation, under pseudonyms.
     """
 
-    caches: int = 0
+    rows: int = 0
     manifests: int = 0
 
 
@@ -64,79 +64,97 @@ class RowCache:
                 f"{error.filename or self._folder} cannot be used: {error.strerror}",
                 hint="Check the folder, its owner and the disk, and try again.",
             ) from error
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"{self._folder} cannot be used ({getattr(error, 'sqlite_errorname', '')}).",
+                hint="Check the folder, its owner and the disk, and try again.",
+            ) from error
 
-    def read(self, key: str) -> NDArray[np.float32] | None:
-        """Return the rows of a key, (n, prefixes, dimension) float32, or None."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load as load_tensors
+    def rows(self, feature_set_sha256: str, *, check: bool = False) -> RowFile:
+        """Return the file of the rows of a feature set, to be used as a context manager; ``check`` looks for damage."""
+        return RowFile(self._folder / f"rows-{feature_set_sha256[:40]}{_ENDING}", check=check)
 
-        try:
-            return load_tensors(self._rows(key).read_bytes())["features"].astype(np.float32, copy=False)
-        except (OSError, SafetensorError, KeyError):
-            return None
-
-    def write(self, key: str, features: NDArray[np.float32]) -> None:
-        """Keep rows, of which `note` has said whose they are."""
-        from safetensors.numpy import save as save_tensors
-
-        write_atomically(self._rows(key), save_tensors({"features": features}))
-
-    def note(self, key: str, manifest: ContributionManifest) -> None:
-        """Say who is in the rows of a key, before they are written."""
+    def note(self, manifest: ContributionManifest) -> None:
+        """Say who is in a data set, before anything is made from it."""
         path = self._folder / f"manifest-{manifest.digest()}.json"
         participants = sorted({person for row in manifest.kept for person in row.participants})
-        content = {"rows": self._rows(key).name, "participants": participants}
-        write_atomically(path, json.dumps(content).encode())
+        write_atomically(path, json.dumps({"participants": participants}).encode())
 
     def datasets(self) -> frozenset[str]:
         """Return the digest of every manifest that lies here."""
         return frozenset(
             path.stem.removeprefix("manifest-")
             for path in self._folder.glob(_MANIFESTS)
-            if _content(path) is not None
+            if _participants(path) is not None
         )
 
     def holds(self, pseudonym: str) -> bool:
-        """Return whether a readable manifest holds a person."""
-        contents = (_content(path) for path in self._folder.glob(_MANIFESTS))
-        return any(content is not None and pseudonym in content[1] for content in contents)
+        """Return whether a readable manifest or row holds a person."""
+        if any(pseudonym in (_participants(path) or ()) for path in self._folder.glob(_MANIFESTS)):
+            return True
+        for path in self._row_files():
+            with RowFile(path) as file:
+                if pseudonym and file.holds(pseudonym):
+                    return True
+        return False
+
+    def keep_only(self, keys: Collection[bytes]) -> None:
+        """Remove the rows of every conversation but these, whatever they were made for, and rows of earlier versions."""
+        self._remove_rows(lambda file: file.keep_only(keys), others=lambda _: True)
 
     def remove_person(self, pseudonym: str) -> Removed:
-        """Remove every manifest that holds a person, and all rows but those that are known not to."""
-        innocent: set[str] = set()
-        guilty: list[Path] = []
-        for path in self._folder.glob(_MANIFESTS):
-            content = _content(path)
-            if content is None or pseudonym in content[1]:
-                guilty.append(path)
-            else:
-                innocent.add(content[0])
-        held = {content[0] for path in guilty if (content := _content(path)) is not None}
+        """Remove every manifest and every row that holds a person, or of which nobody knows whom they hold.
+
+        Without a pseudonym, because the secret that makes them is gone, that is all of them.
+        """
+        guilty = [
+            path
+            for path in self._folder.glob(_MANIFESTS)
+            if (held := _participants(path)) is None or pseudonym in held
+        ]
         # Rows go before what says whose they are: a crash in between leaves a manifest, and the next try finds it.
-        rows = [path for path in self._folder.glob(_ROWS) if path.name in held or path.name not in innocent]
-        _remove(self._leftovers())
-        return Removed(caches=_remove(rows), manifests=_remove(guilty))
+        rows = self._remove_rows(
+            lambda file: file.remove_person(pseudonym) if pseudonym else _everything(file),
+            others=lambda _: True,
+        )
+        return Removed(rows=rows, manifests=_remove(guilty))
 
     def remove_older(self, *, than: float) -> Removed:
-        """Remove rows that were made before a time (seconds since the epoch), and manifests without rows of that age."""
-        rows = [path for path in self._folder.glob(_ROWS) if path.stat().st_mtime < than]
+        """Remove rows that were made before a time (seconds since the epoch), and manifests of that age."""
         manifests = [path for path in self._folder.glob(_MANIFESTS) if path.stat().st_mtime < than]
-        _remove(self._leftovers())
-        return Removed(caches=_remove(rows), manifests=_remove(manifests))
+        rows = self._remove_rows(
+            lambda file: file.remove_older(than=than), others=lambda path: path.stat().st_mtime < than
+        )
+        return Removed(rows=rows, manifests=_remove(manifests))
 
-    def _leftovers(self) -> list[Path]:
-        """Return what writers that were killed left half written; under the lock nobody is writing."""
-        return list(self._folder.glob(".*.new"))
+    def _remove_rows(self, remove: Callable[[RowFile], int], *, others: Callable[[Path], bool]) -> int:
+        """Remove rows from every file, files that are empty then, and other files that are to go; return how many."""
+        count = 0
+        # Files of rows first: opening one settles what a writer that was killed left beside it.
+        files = self._row_files()
+        for path in files:
+            with RowFile(path) as file:
+                count += remove(file)
+                left = len(file)
+            if not left:
+                remove_row_file(path)
+        count += _remove([path for path in self._folder.glob(_ROWS) if path not in files and others(path)])
+        _remove(list(self._folder.glob(".*.new")))  # half written: under the lock nobody is writing
+        return count
 
-    def _rows(self, key: str) -> Path:
-        return self._folder / f"rows-{key}.safetensors"
+    def _row_files(self) -> list[Path]:
+        """Return the files of rows that are whole."""
+        return [path for path in sorted(self._folder.glob(f"{_ROWS}{_ENDING}")) if is_row_file(path)]
 
 
-def _content(path: Path) -> tuple[str, frozenset[str]] | None:
-    """Return the name of the rows and the pseudonyms of a manifest, or None if it cannot be read."""
+def _everything(file: RowFile) -> int:
+    return file.keep_only(())
+
+
+def _participants(path: Path) -> frozenset[str] | None:
+    """Return the pseudonyms of a manifest, or None if it cannot be read."""
     try:
-        values = json.loads(path.read_bytes())
-        return str(values["rows"]), frozenset(values["participants"])
+        return frozenset(json.loads(path.read_bytes())["participants"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

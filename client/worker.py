@@ -22,6 +22,7 @@ from ringfence.client.confinement import confine
 from ringfence.client.member_home import MemberHome
 from ringfence.client.reading_process import Reading, SnapshotTaken, SnapshotWanted
 from ringfence.client.refusals import refusal_code
+from ringfence.client.rows_progress import RowsLog, RowsMade
 from ringfence.model.errors import RingfenceError
 from ringfence.model.round_messages import Refusal, RefusalCode, RoundRequest, RoundUpdate
 
@@ -122,12 +123,18 @@ class Worker:
 
     def _said(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | SnapshotWanted:
         """Return what the child says next, or what to answer instead if it says nothing."""
-        dropped = self._wait_for_answer(pipe, timeout_s=timeout_s)
-        if dropped is not None:
-            self._end()
-            return dropped
-        said: WorkerAnswer | SnapshotWanted = pipe.recv()
-        return said
+        rows = RowsLog(began_at=time.monotonic())
+        while True:
+            dropped = self._wait_for_answer(pipe, timeout_s=timeout_s)
+            if dropped is not None:
+                self._end()
+                return dropped
+            said: WorkerAnswer | SnapshotWanted | RowsMade = pipe.recv()
+            if not isinstance(said, RowsMade):
+                return said
+            line = rows.line(said, now=time.monotonic())
+            if line is not None:
+                log.info("%s", line)
 
     def _wait_for_answer(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | None:
         """Wait until the child has answered; return what to answer instead if it does not come."""
@@ -183,7 +190,12 @@ def _serve(pipe: Connection, home: Path, parent: int) -> None:
     # Only here, in the child: torch comes with it.
     from ringfence.client.local_training import LocalTrainer
 
-    trainer = LocalTrainer(MemberHome(home), has_ledger=True, read_elsewhere=lambda: _ask_for_snapshot(pipe))
+    trainer = LocalTrainer(
+        MemberHome(home),
+        has_ledger=True,
+        read_elsewhere=lambda: _ask_for_snapshot(pipe),
+        progress=lambda done, of: pipe.send(RowsMade(done, of)),
+    )
     while True:
         try:
             request: RoundRequest = pipe.recv()

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ledger_homes import DAY_S, OPENED, charge_rounds, make_home, open_home_ledger
 
@@ -16,6 +17,8 @@ from ringfence.client.member_home import MemberHome
 from ringfence.client.policy import Policy
 from ringfence.client.policy_rules import RetentionRules
 from ringfence.client.retention import apply_retention
+from ringfence.client.row_cache import RowCache
+from ringfence.client.row_file import FeatureRow
 from ringfence.model.console import run_application
 from ringfence.privacy.ledger_reader import LedgerReader
 
@@ -48,8 +51,23 @@ def test_caches_past_their_time_go_and_younger_ones_stay(home: MemberHome) -> No
     add_cache(home, "old", age_days=30.1)
     add_cache(home, "young", age_days=29.9)
     report = apply_retention(home, policy=POLICY, now=OPENED)
-    assert (report.caches_removed, report.manifests_removed) == (1, 1)
+    assert (report.rows_removed, report.manifests_removed) == (1, 1)
     assert kept_rows(home) == ["rows-young.safetensors"]
+
+
+def test_rows_go_by_the_time_at_which_each_was_made(home: MemberHome) -> None:
+    cache, key = RowCache(home), "f" * 64
+    features = np.zeros((1, 3), np.float32)
+    with cache.lock(), cache.rows(key) as file:
+        for name, age_days in ((b"old", 30.1), (b"young", 29.9)):
+            row = FeatureRow(name, ("ab" * 32,), features)
+            file.write([row], prefixes=(1.0,), now=OPENED - age_days * DAY_S)
+    assert apply_retention(home, policy=POLICY, now=OPENED).rows_removed == 1
+    with cache.lock(), cache.rows(key) as file:
+        assert file.read(b"old", prefixes=(1.0,), dimension=3) is None
+        assert file.read(b"young", prefixes=(1.0,), dimension=3) is not None
+    assert apply_retention(home, policy=POLICY, now=OPENED + DAY_S).rows_removed == 1
+    assert kept_rows(home) == [], "no file stays without a row in it"
 
 
 def test_sent_answers_past_their_time_go_and_unsent_or_young_ones_stay(home: MemberHome) -> None:
@@ -90,7 +108,7 @@ def test_without_a_ledger_only_caches_go(tmp_path: Path) -> None:
     home = MemberHome(tmp_path)
     home.cache.mkdir()
     add_cache(home, "old", age_days=40)
-    assert apply_retention(home, policy=POLICY, now=OPENED).caches_removed == 1
+    assert apply_retention(home, policy=POLICY, now=OPENED).rows_removed == 1
 
 
 def test_the_command_uses_the_policys_times(home: MemberHome, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +118,7 @@ def test_the_command_uses_the_policys_times(home: MemberHome, capsys: pytest.Cap
     charge_rounds(home, "a", rounds=[1], at=time.time() - 3600)
     assert run_application(application, ["expire", "--home", str(home.root), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)["data"]
-    assert (data["caches_removed"], data["payloads_removed"], data["cache_days"]) == (1, 1, 3)
+    assert (data["rows_removed"], data["payloads_removed"], data["cache_days"]) == (1, 1, 3)
     assert run_application(application, ["expire", "--home", str(home.root)]) == 0
     assert "0 sent answers" in capsys.readouterr().out
 

@@ -16,10 +16,19 @@ import numpy as np
 import psutil
 import pytest
 from federation_harness import make_federation, make_plan
-from worker_targets import confine_as_an_ordinary_user, die_of_it, hang, opened, reach, sleep_then_answer
+from worker_targets import (
+    confine_as_an_ordinary_user,
+    die_of_it,
+    hang,
+    make_rows_for_long,
+    opened,
+    reach,
+    sleep_then_answer,
+)
 
 from ringfence.client import worker as worker_module
 from ringfence.client.member_home import MemberHome
+from ringfence.client.rows_progress import RowsLog, RowsMade
 from ringfence.client.worker import Worker, WorkerAnswer, _answer
 from ringfence.model.errors import DataError, PolicyError
 from ringfence.model.round_messages import Refusal, RefusalCode, TrainRequest, TrainUpdate
@@ -99,6 +108,38 @@ def test_a_worker_that_hangs_is_ended_and_leaves_a_code(
     assert failed(answer)
     assert "did not answer within" in answer.reason
     assert worker.process_id is None
+
+
+def test_how_far_the_making_of_rows_is_stands_in_the_agents_log(
+    worker: Worker,
+    request_: TrainRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(worker_module, "_serve", make_rows_for_long)
+    monkeypatch.setattr("ringfence.client.rows_progress._FIRST_AFTER_S", 0.0)
+    with caplog.at_level(logging.INFO, logger="ringfence.agent"):
+        assert worker.answer(request_, timeout_s=60).reason == "made"
+    assert [record.message.partition(",")[0] for record in caplog.records] == ["making feature rows: 25%"]
+
+
+def test_the_real_worker_tells_how_many_rows_it_made(
+    home_and_request: tuple[MemberHome, TrainRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, request_ = home_and_request
+    for path in home.cache.glob("rows-*"):
+        path.unlink()
+    told: list[RowsMade] = []
+
+    class Telling(RowsLog):
+        def line(self, made: RowsMade, *, now: float) -> str | None:
+            told.append(made)
+            return super().line(made, now=now)
+
+    monkeypatch.setattr(worker_module, "RowsLog", Telling)
+    with Worker(home) as worker:
+        assert isinstance(worker.answer(request_, timeout_s=120).answer, TrainUpdate)
+    assert told == [RowsMade(24, 24)]
 
 
 def test_a_late_answer_is_never_taken_for_the_next_question(

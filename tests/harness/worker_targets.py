@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ringfence.client.confinement import confine
 from ringfence.client.member_home import MemberHome
+from ringfence.client.rows_progress import RowsMade
 from ringfence.client.worker import WorkerAnswer
 from ringfence.model.round_messages import Refusal, RefusalCode
 
@@ -36,6 +37,15 @@ def sleep_then_answer(pipe: Connection, home: Path, parent: int) -> None:
     pipe.recv()
     time.sleep(1.0)
     pipe.send(WorkerAnswer(Refusal(RefusalCode.POLICY), "late"))
+
+
+def make_rows_for_long(pipe: Connection, home: Path, parent: int) -> None:
+    """Tell how far it is before it answers."""
+    confine(parent)
+    pipe.recv()
+    for done in (1, 2, 3):
+        pipe.send(RowsMade(done, 4))
+    pipe.send(WorkerAnswer(Refusal(RefusalCode.FAILED), "made"))
 
 
 def reach(pipe: Connection, home: Path, parent: int) -> None:
