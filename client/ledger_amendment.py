@@ -41,6 +41,7 @@ class Amendment(BaseModel):
         spent: share of the headline's budget that was used up by then, as the member says; it is not signed.
         present: terms that hold now, as the member says.
         wanted: terms that hold from then on. The same ones again vouch for the head.
+        second_place_lost: the ledger's second place is to be made anew; not signed, for the head is what is vouched for.
         signature: the officer's, in hexadecimal; empty in a request.
     """
 
@@ -53,6 +54,7 @@ class Amendment(BaseModel):
     spent: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     present: dict[str, object]
     wanted: dict[str, object]
+    second_place_lost: bool = False
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")] = ""
 
     @property
@@ -71,13 +73,16 @@ class Amendment(BaseModel):
         return _terms(self.wanted)
 
 
-def ask_for_amendment(state: LedgerState, policy: Policy, *, same_terms: bool) -> Amendment:
+def ask_for_amendment(
+    state: LedgerState, policy: Policy, *, same_terms: bool, second_place_lost: bool = False
+) -> Amendment:
     """Return the request for what the policy says now, or for the present terms once more.
 
     Args:
         state: of the ledger.
         policy: the member's, already changed.
         same_terms: change nothing, and have the officer vouch for the head.
+        second_place_lost: have the second place made anew when it is applied.
 
     Raises:
         BudgetError: the ledger names no key of an officer, or is closed.
@@ -102,6 +107,7 @@ def ask_for_amendment(state: LedgerState, policy: Policy, *, same_terms: bool) -
         spent=state.headline_units / budget_in_units(present.headline),
         present=present.as_body(),
         wanted=wanted.as_body(),
+        second_place_lost=second_place_lost,
     )
 
 
@@ -148,7 +154,11 @@ def amendment_text(amendment: Amendment) -> str:
         [
             *lines,
             "It changes nothing. Signed, it vouches that this is the newest ledger of this data, not one that was restored",
-            "from a backup, although the coordinator does not return its head.",
+            (
+                "from a backup, although its second place is lost; that is made anew."
+                if amendment.second_place_lost
+                else "from a backup, although the coordinator does not return its head."
+            ),
         ]
     )
 

@@ -118,12 +118,22 @@ def close(
 
 def _ask(home: MemberHome, *, same_terms: bool, out: Path, as_json: bool) -> None:
     from ringfence.client.ledger_amendment import amendment_text, ask_for_amendment, save_amendment
-    from ringfence.client.ledger_reading import open_ledger_reader
+    from ringfence.client.ledger_reading import anchor_file, open_ledger_reader
     from ringfence.client.policy import load_policy
+    from ringfence.model.console import note
+    from ringfence.privacy.ledger_chain import follow_all
+    from ringfence.privacy.ledger_reader import LedgerReader
 
-    with open_ledger_reader(home) as reader:
-        request = ask_for_amendment(reader.verified_state(), load_policy(home), same_terms=same_terms)
+    anchor = anchor_file(home)
+    lost = same_terms and home.ledger_file.exists() and not anchor.exists()
+    with (
+        LedgerReader.open(home.ledger_file, anchor_path=None) if lost else open_ledger_reader(home) as reader
+    ):
+        state = (follow_all(reader.entries()) if lost else None) or reader.verified_state()
+        request = ask_for_amendment(state, load_policy(home), same_terms=same_terms, second_place_lost=lost)
     save_amendment(out, request)
+    if lost:
+        note(f"note: {anchor} is not there. If its disk is only not mounted, mount it and send nothing.")
     emit(
         f"{amendment_text(request)}\nWritten to {out}, for the data-protection officer. Leave the agent stopped until it is "
         "applied: after a further charge the request holds no more.\n"
@@ -135,11 +145,26 @@ def _ask(home: MemberHome, *, same_terms: bool, out: Path, as_json: bool) -> Non
 
 def _apply(home: MemberHome, file: Path, *, as_json: bool) -> None:
     from ringfence.client.ledger_amendment import amendment_text, load_amendment
+    from ringfence.client.ledger_reading import anchor_file
+    from ringfence.client.member_ledger import make_ledger_folders
+    from ringfence.privacy.ledger import Ledger
 
     signed = load_amendment(file)
-    with _open_ledger(home) as ledger:
-        ledger.amend(signed.wanted_terms, signature=signed.signature, now=time.time())
-        state = ledger.state
+    if signed.second_place_lost:
+        anchor = anchor_file(home)
+        make_ledger_folders(home, anchor_file=anchor)
+        with Ledger.open_without_anchor(
+            home.ledger_file,
+            anchor_path=anchor,
+            lineage=signed.wanted_terms.lineage,
+            signature=signed.signature,
+            now=time.time(),
+        ) as ledger:
+            state = ledger.state
+    else:
+        with _open_ledger(home) as ledger:
+            ledger.amend(signed.wanted_terms, signature=signed.signature, now=time.time())
+            state = ledger.state
     emit(
         f"{amendment_text(signed)}\nApplied, as entry {state.head.seq}.\nNext: ringfence budget show",
         data={**_data(signed), "seq": state.head.seq},

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from ringfence.privacy.ledger_amendment import check_amendment
 from ringfence.privacy.ledger_anchor import AnchorFile
 from ringfence.privacy.ledger_chain import (
     LedgerEntry,
@@ -123,6 +124,42 @@ class Ledger:
             raise
         return cls(storage, anchor, state)
 
+    @classmethod
+    def open_without_anchor(
+        cls, path: Path, *, anchor_path: Path, lineage: str, signature: str, now: float
+    ) -> Self:
+        """Open a ledger whose second place is lost, and make that anew, because the officer vouches for the ledger's head.
+
+        Args:
+            path: of the ledger.
+            anchor_path: where the second place shall be; nothing is there.
+            lineage: of the data.
+            signature: the data-protection officer's, over the present terms at exactly this place; it is recorded.
+            now: seconds since the epoch.
+
+        Raises:
+            BudgetError: as `open`; or the signature is not the officer's or not for this head, or there is a second place.
+        """
+        storage = LedgerStorage.open(path)
+        try:
+            state = follow_all(storage.entries())
+            if state is None:
+                raise refused(LedgerRefusal.DAMAGED)
+            if state.terms.lineage != lineage:
+                raise refused(LedgerRefusal.OTHER_LINEAGE)
+            check_amendment(state, state.terms, signature=signature)
+            anchor = AnchorFile.create(anchor_path)
+        except BaseException:
+            storage.close()
+            raise
+        ledger = cls(storage, anchor, state)
+        try:
+            ledger.amend(state.terms, signature=signature, now=now)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
     def close(self) -> None:
         """Let go of the ledger and its anchor. What is unsent stays in the outbox."""
         self._anchor.close()
@@ -193,7 +230,9 @@ class Ledger:
             charge: what it costs and what it answers.
             payload: the bytes to send, already noised.
             now: seconds since the epoch; it is recorded, and never gives budget back.
-            kind: "evaluate" for a histogram of an evaluation.
+            kind: "evaluate" for a histogram of an evaluation; "personalise" for what stays at the member: its bytes are not
+                stored, only their digest, and the coordinator need not have confirmed the ledger, because charging more is
+                safe and nothing leaves.
 
         Returns:
             The stored payload: send exactly this.
@@ -208,7 +247,8 @@ class Ledger:
                 known = self._storage.find(charge.key)
                 if known is None:
                     current = self._current_state()
-                    if current.terms.limits.returned_head_required and not self._confirmed:
+                    must_be_confirmed = current.terms.limits.returned_head_required and kind != "personalise"
+                    if must_be_confirmed and not self._confirmed:
                         raise refused(LedgerRefusal.NOT_CONFIRMED, amendable=current.amendable)
                     entry = charged_entry(
                         current,
@@ -219,7 +259,7 @@ class Ledger:
                         confirmed=self._confirmed,
                     )
                     state = follow(current, entry)
-                    self._storage.append(entry, payload=payload)
+                    self._storage.append(entry, payload=None if kind == "personalise" else payload)
                 else:
                     state, payload = self._state, self._same_again(known, charge, kind)
             self._state = state

@@ -55,14 +55,18 @@ class LedgerReader:
         self.anchor = anchor
 
     @classmethod
-    def open(cls, path: Path, *, anchor_path: Path) -> Self:
+    def open(cls, path: Path, *, anchor_path: Path | None) -> Self:
         """Open for reading.
+
+        Args:
+            path: of the ledger.
+            anchor_path: the second place; None if it is lost, and what is read is not to be trusted before somebody vouches.
 
         Raises:
             BudgetError: the ledger or its anchor is missing, or others can reach the ledger.
         """
         check_private_file(path)
-        anchor = _read_anchor(anchor_path)
+        anchor = None if anchor_path is None else _read_anchor(anchor_path)
         with _reading_errors(path):
             connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_WAIT_S

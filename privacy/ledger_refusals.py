@@ -98,7 +98,10 @@ _TABLE: dict[LedgerRefusal, tuple[str, str]] = {
     ),
     LedgerRefusal.NO_ANCHOR: (
         "The ledger's second place is missing or unreadable.",
-        "Check the path and its file. Without it, a restored backup could not be told apart.",
+        (
+            "Check the path and its file, and mount its disk. Without it, a restored backup could not be told apart. If it is "
+            "lost, move away what is left of it and have this ledger vouched for: `ringfence budget amend --same-terms`."
+        ),
     ),
     LedgerRefusal.NOT_CONFIRMED: (
         "The coordinator has not returned the head of this ledger since the agent started.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,36 @@ def test_a_request_for_nothing_is_refused_unless_the_officer_shall_vouch_for_the
     with open_home_ledger(desk.home) as ledger:
         ledger.confirm(None)
         assert ledger.state.terms.headline_epsilon == 8.0
+
+
+def test_a_second_place_that_is_lost_is_made_anew_for_the_newest_ledger_alone(
+    desk: Desk, tmp_path: Path
+) -> None:
+    charge_rounds(desk.home, "spring", rounds=[1])
+    backup = tmp_path / "backup"
+    shutil.copytree(desk.home.ledger_file.parent, backup)
+    charge_rounds(desk.home, "spring", rounds=[2])
+    anchor = desk.home.ledger_anchor_file
+    desk.ask("--same-terms")
+    desk.data(*desk.sign())
+    anchor.unlink()
+    assert desk.refusal(*desk.apply()) == "ledger_no_anchor", "nobody has vouched for a ledger without one"
+    assert desk.refusal(*desk.member("amend", "--out", str(desk.request))) == "ledger_no_anchor"
+    assert not anchor.exists()
+    desk.ask("--same-terms")
+    assert "second place is lost" in desk.run(*desk.sign())[2]
+    newest = desk.home.ledger_file.parent
+    newest.rename(tmp_path / "newest")
+    shutil.copytree(backup, newest)
+    assert desk.refusal(*desk.apply()) == "ledger_bad_amendment", "a restored ledger was not vouched for"
+    assert not anchor.exists()
+    shutil.rmtree(newest)
+    (tmp_path / "newest").rename(newest)
+    desk.data(*desk.apply())
+    assert desk.run(*desk.member("verify"))[0] == 0
+    with open_home_ledger(desk.home) as ledger:
+        assert [entry.kind for entry in ledger.entries()] == ["open", "charge", "charge", "amend"]
+    assert desk.refusal(*desk.apply()) == "ledger_bad_amendment"
 
 
 def test_a_policy_that_changed_nothing_asks_for_nothing(desk: Desk) -> None:
