@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,10 @@ import typer
 
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, note
-from ringfence.model.errors import ConfigError
+from ringfence.model.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from ringfence.model.conversation import Conversation
     from ringfence.model.member_evaluation import MemberEvaluation, Ranking
 
 FIGURES_FILE = "evaluation.json"
@@ -29,8 +31,11 @@ def evaluate(
         Path | None, typer.Option("--model", help="A release folder; the member's release in use by default.")
     ] = None,
     capacity: Annotated[
-        float, typer.Option("--capacity", help="Share of conversations that reviewers have time for.")
-    ] = 0.05,
+        str,
+        typer.Option(
+            "--capacity", help="What reviewers have time for: a share as 0.05, or conversations as 50/day."
+        ),
+    ] = "0.05",
     out: Annotated[
         Path | None,
         typer.Option("--out", help="A new folder for figures and pictures; one in --home by default."),
@@ -52,23 +57,29 @@ def evaluate(
 
     from ringfence.client.local_calibration import calibrated
     from ringfence.client.own_labelled import own_labelled
+    from ringfence.client.snapshot import Selection
     from ringfence.model.detector import Detector
     from ringfence.model.member_evaluation import evaluate_scores, figures, score_conversations
+    from ringfence.model.review_capacity import parse_share_or_rate, share_of_rate
 
-    if not 0 < capacity <= 1:
-        raise ConfigError(
-            "A review capacity here is a share of the conversations.",
-            hint="Give a number in (0, 1], as 0.05.",
-        )
+    asked = parse_share_or_rate(capacity)
     located = MemberHome.locate(home)
     folder = model if model is not None else _release_in_use(located)
     detector = calibrated(Detector.load(folder), located)
-    with own_labelled(located, files) as conversations:
-        scored = score_conversations(detector, detector.public_start(), conversations)
+    with own_labelled(located, files, labelled_only=False) as conversations:
+        decided = [place for place, item in enumerate(conversations) if item.label is not None]
+        if not decided:
+            raise DataError(
+                "No conversation has a label.", hint="Evaluate on conversations that people have decided."
+            )
+        labelled = Selection(conversations, decided)
+        share = asked if isinstance(asked, float) else share_of_rate(asked, _days_of(labelled))
+        scored = score_conversations(detector, detector.public_start(), labelled)
+        undecided = len(conversations) - len(decided)
     found = evaluate_scores(
         scored,
         probabilities=detector.calibration.probabilities,
-        capacity=capacity,
+        capacity=share,
         rng=np.random.default_rng(0),
     )
     target = _new_folder(out, located, release=folder.resolve().name)
@@ -85,12 +96,28 @@ def evaluate(
         data={
             "release": folder.resolve().name,
             "folder": str(target),
+            "conversations_without_label": undecided,
             "pictures": [path.name for path in pictures],
             "figures": figures(found),
         },
         as_json=as_json,
     )
+    if undecided:
+        note(f"{undecided:,} conversations have no label and were left out.")
+    if not isinstance(asked, float):
+        note(f"{capacity} is {share:.1%} of these conversations, by the days of their last messages.")
     note("These figures have no noise: they stay here. If this data took part in training, they flatter.")
+
+
+def _days_of(conversations: Iterable[Conversation]) -> list[date]:
+    """Return the day of the last message of each conversation that has times."""
+    days = []
+    for item in conversations:
+        times = [message.time for message in item.messages if message.time is not None]
+        if times:
+            with suppress(OverflowError, ValueError, OSError):  # beyond the years that have dates
+                days.append(datetime.fromtimestamp(max(times), tz=UTC).date())
+    return days
 
 
 def evaluation_table(found: MemberEvaluation, *, release: str, calibration: str) -> str:

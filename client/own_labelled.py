@@ -18,8 +18,12 @@ _SECRET_BYTES = 32
 
 
 @contextmanager
-def own_labelled(home: MemberHome, files: list[Path] | None) -> Iterator[Snapshot]:
+def own_labelled(
+    home: MemberHome, files: list[Path] | None, *, labelled_only: bool = True
+) -> Iterator[Snapshot]:
     """Yield the labelled conversations of the files, or the member's own, without those of people whom it forgot.
+
+    With ``labelled_only`` off those that nobody decided come as well, to be counted.
 
     Raises:
         ConfigError, DataError: nothing is labelled, or it cannot be read. The member's to mend.
@@ -30,5 +34,11 @@ def own_labelled(home: MemberHome, files: list[Path] | None) -> Iterator[Snapsho
         secret = contribution_secret(home) if where is home else os.urandom(_SECRET_BYTES)
         progress = stack.enter_context(reading_progress())
         yield stack.enter_context(
-            take_snapshot(where, data=chosen_data(files, home), secret=secret, progress=progress)
+            take_snapshot(
+                where,
+                data=chosen_data(files, home),
+                secret=secret,
+                progress=progress,
+                labelled_only=labelled_only,
+            )
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Annotated, Literal
@@ -34,6 +34,7 @@ OPEN_CONVERSATIONS = 200_000
 """Most conversations that are told apart, some 5 MB of the file: older days are closed, their counts stay."""
 
 _HIGHEST_BIN = 20_000
+_SHARE = re.compile(r"(\d*\.?\d+)(%?)")
 _CAPACITY = re.compile(r"(\d+(?:\.\d+)?)(?:/(day|week))?")
 
 ConversationKey = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -133,9 +134,57 @@ def parse_capacity(text: str) -> float:
     """
     match = _CAPACITY.fullmatch(text.strip())
     number = float(match[1]) if match else 0.0
-    if match is None or not 0 < number < math.inf:
+    # 0.05 alone is somebody's share of all conversations, not one every twenty days.
+    if match is None or not 0 < number < math.inf or (number < 1 and match[2] is None):
         raise ConfigError(f"{text!r} is no review capacity.", hint="Write 50/day or 350/week.")
     return number / 7 if match[2] == "week" else number
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewRate:
+    """What reviewers have time for on one day.
+
+    Attributes:
+        per_day: conversations.
+    """
+
+    per_day: float
+
+
+def parse_share_or_rate(text: str) -> float | ReviewRate:
+    """Return a share of the conversations from ``0.05`` or ``5%``, or a rate from ``50/day`` or ``350/week``.
+
+    Raises:
+        ConfigError: the text is none of them. The operator's.
+    """
+    if "/" in text:
+        return ReviewRate(parse_capacity(text))
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match[1]) / (100.0 if match[2] else 1.0) if match else 0.0
+    if not 0.0 < share <= 1.0:
+        raise ConfigError(
+            f"{text!r} is no review capacity.",
+            hint="Write a share of the conversations, as 0.05 or 5%, or a number of them, as 50/day.",
+        )
+    return share
+
+
+def share_of_rate(rate: ReviewRate, days: Sequence[date]) -> float:
+    """Return which share of conversations a rate is, in (0, 1].
+
+    Args:
+        rate: of the reviewers.
+        days: of the conversations, those between the first and the last included that have none.
+
+    Raises:
+        ConfigError: there is no day. The operator's.
+    """
+    if not days:
+        raise ConfigError(
+            "No conversation has a time, so a capacity of so many a day says nothing about them.",
+            hint="Write a share of the conversations, as 0.05.",
+        )
+    return min(1.0, rate.per_day * ((max(days) - min(days)).days + 1) / len(days))
 
 
 def recorded(queue: ReviewQueue, scores: Iterable[ScoredOnce]) -> ReviewQueue:

@@ -152,11 +152,46 @@ class TestEvaluate:
         assert "positive and negative" in capsys.readouterr().err
         assert not (home / "evaluations").exists()
 
-    @pytest.mark.parametrize("capacity", ["0", "1.5", "-1", "nan"])
-    def test_a_capacity_that_is_no_share_is_refused(
+    @pytest.mark.parametrize("capacity", ["0", "1.5", "-1", "nan", "50", "50/hour"])
+    def test_a_capacity_that_is_neither_share_nor_rate_is_refused(
         self, release: Path, labelled: Path, home: Path, capacity: str
     ) -> None:
-        assert run("evaluate", labelled, "--model", release, "--home", home, "--capacity", capacity) == 4
+        assert run("evaluate", labelled, "--model", release, "--home", home, f"--capacity={capacity}") == 4
+
+    def test_a_capacity_of_so_many_a_day_is_a_share_by_the_days_of_the_conversations(
+        self, release: Path, labelled: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        items = [json.loads(line) for line in labelled.read_text().splitlines()]
+        for index, item in enumerate(items):
+            item["messages"][-1]["time"] = 1_700_000_000 + 86_400 * (index % 10)
+        path = tmp_path / "timed.jsonl"
+        path.write_text("".join(json.dumps(item) + "\n" for item in items))
+        asked = ("--no-plots", "--home", home, "--json", "--capacity", "3/day")
+        assert run("evaluate", path, "--model", release, *asked) == 0
+        figures = json.loads(capsys.readouterr().out)["data"]["figures"]
+        assert figures["capacity"] == pytest.approx(3 * 10 / len(items))
+        assert run("evaluate", labelled, "--model", release, *asked) == 4
+        assert "No conversation has a time" in capsys.readouterr().err
+
+    def test_says_how_many_conversations_have_no_label(
+        self, release: Path, labelled: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        items = [json.loads(line) for line in labelled.read_text().splitlines()]
+        for item in items[:7]:
+            del item["label"]
+        path = tmp_path / "some.jsonl"
+        path.write_text("".join(json.dumps(item) + "\n" for item in items))
+        assert run("evaluate", path, "--model", release, "--home", home, "--no-plots", "--json") == 0
+        captured = capsys.readouterr()
+        data = json.loads(captured.out)["data"]
+        assert data["conversations_without_label"] == 7
+        assert data["figures"]["conversations"] == len(items) - 7
+        assert "7 conversations have no label" in captured.err
+        for item in items:
+            item.pop("label", None)
+        path.write_text("".join(json.dumps(item) + "\n" for item in items))
+        assert run("evaluate", path, "--model", release, "--home", home, "--no-plots") == 4
+        assert "No conversation has a label" in capsys.readouterr().err
 
 
 class TestCalibrate:

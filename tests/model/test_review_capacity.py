@@ -16,12 +16,15 @@ from ringfence.model.review_capacity import (
     KEPT_DAYS,
     QueueThreshold,
     ReviewQueue,
+    ReviewRate,
     ScoredOnce,
     choose_threshold,
     drift_of,
     is_flagged,
     parse_capacity,
+    parse_share_or_rate,
     recorded,
+    share_of_rate,
 )
 
 FIRST = date(2026, 3, 1)
@@ -57,10 +60,39 @@ def test_a_capacity_is_read(text: str, per_day: float) -> None:
     assert parse_capacity(text) == per_day
 
 
-@pytest.mark.parametrize("text", ["", "0/day", "-5/day", "fifty", "50/hour", "50/", "1e9/day", "nan"])
+@pytest.mark.parametrize("text", ["", "0/day", "-5/day", "fifty", "50/hour", "50/", "1e9/day", "nan", "0.05"])
 def test_what_is_no_capacity_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="no review capacity"):
         parse_capacity(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("0.05", 0.05),
+        ("5%", 0.05),
+        ("1", 1.0),
+        (".5", 0.5),
+        ("50/day", ReviewRate(50)),
+        ("7/week", ReviewRate(1)),
+    ],
+)
+def test_a_share_or_a_rate_is_read(text: str, meaning: float | ReviewRate) -> None:
+    assert parse_share_or_rate(text) == meaning
+
+
+@pytest.mark.parametrize("text", ["", "0", "1.5", "50", "-1", "nan", "101%", "five", "50/hour", "0/day"])
+def test_what_is_neither_a_share_nor_a_rate_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no review capacity"):
+        parse_share_or_rate(text)
+
+
+def test_a_rate_is_a_share_by_the_days_that_conversations_span() -> None:
+    days = [FIRST] * 60 + [FIRST + timedelta(days=9)] * 40
+    assert share_of_rate(ReviewRate(1), days) == pytest.approx(0.1)
+    assert share_of_rate(ReviewRate(50), days) == 1.0
+    with pytest.raises(ConfigError, match="No conversation has a time"):
+        share_of_rate(ReviewRate(1), [])
 
 
 def test_the_threshold_flags_no_more_than_there_is_time_for_and_nearly_that() -> None:
