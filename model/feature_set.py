@@ -126,10 +126,17 @@ class FeatureSet:
 
     def rows_of_beginnings(self, conversation: Conversation) -> npt.NDArray[np.float32]:
         """Return the row after each of the conversation's messages, (n, 108) float32; each is encoded once."""
+        return self.tagged_beginnings(conversation)[0]
+
+    def tagged_beginnings(
+        self, conversation: Conversation
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return `rows_of_beginnings` and the `tags` of the messages; each message is encoded once for both."""
         stages, projections = self._tag_and_project([message.text for message in conversation.messages])
         authors = [message.author for message in conversation.messages]
         cuts = range(1, len(authors) + 1)
-        return self._public.standardise(raw_rows(authors, stages[:, :STAGE_COUNT], projections, cuts))
+        rows = self._public.standardise(raw_rows(authors, stages[:, :STAGE_COUNT], projections, cuts))
+        return rows, stages
 
     def new_state(self, saved: bytes | None = None) -> ConversationState:
         """Return the state of a conversation that begins, or goes on from what `ConversationState.to_bytes` gave.

@@ -11,12 +11,14 @@ The score after a message equals that of the conversation up to it, scored whole
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 
 from ringfence.model.conversation import Conversation, Message
 from ringfence.model.detector import Detector, Float64Array
+from ringfence.model.errors import DataError
 from ringfence.model.feature_set import STAGE_NAMES
 
 
@@ -75,17 +77,26 @@ class LiveConversation:
         """Return the state to keep, about 400 bytes for two authors: personal data, readable by its owner alone.
 
         Numbers are kept to float32, so the scores that follow agree with those of the whole conversation to about 1e-5.
+
+        Raises:
+            DataError: a name is longer than the form has room for, or there are more people. Whoever names them.
         """
-        return self._state.to_bytes()
+        try:
+            return self._state.to_bytes()
+        except struct.error as error:
+            raise DataError(
+                "A conversation of more than 65,535 people, or with a name of more than 65,535 bytes, cannot be kept.",
+                hint="Name people by identifiers, as the platform does.",
+            ) from error
 
 
 def timeline(detector: Detector, conversation: Conversation) -> tuple[RunningScore, ...]:
     """Return the score after each message, in order; as `LiveConversation`, but encoded together, which is faster."""
     if not conversation.messages:
         return ()
-    logits = detector.logits(detector.feature_set.rows_of_beginnings(conversation))
+    rows, tags = detector.feature_set.tagged_beginnings(conversation)
+    logits = detector.logits(rows)
     probabilities = detector.calibration.probabilities(logits)
-    tags = detector.feature_set.tags(conversation.messages)
     return tuple(
         RunningScore(
             message=index + 1,

@@ -15,11 +15,13 @@ from data_homes import data_home
 from ringfence.client.data_settings import DataSettings
 from ringfence.client.local_data import TrainingRows, training_rows
 from ringfence.client.member_home import MemberHome
-from ringfence.client.row_cache import RowCache
 from ringfence.client.snapshot_writer import MAXIMUM_CHARACTERS
 from ringfence.client.taking_snapshot import take_snapshot
+from ringfence.model.detector import Detector
 from ringfence.model.errors import DataError
 from ringfence.model.feature_set import FeatureSet, load_feature_set
+from ringfence.model.jsonl_reader import read_conversations
+from ringfence.model.running_score import timeline
 
 PREFIXES = (0.35, 0.6, 0.8, 1.0)
 
@@ -93,6 +95,23 @@ def test_odd_conversations_become_finite_rows_that_are_bounded(
         assert message.text == str(item["text"])[:MAXIMUM_CHARACTERS]
 
 
+@pytest.mark.parametrize("kind", [*ODD, "no message"])
+def test_odd_conversations_are_scored_alike_whole_and_while_they_go_on(
+    home: MemberHome, features: FeatureSet, kind: str
+) -> None:
+    write(home, {"id": "odd", "messages": ODD.get(kind, [])})
+    (conversation,) = read_conversations(home.root / "chats.jsonl")
+    detector = Detector(features, features.warm_start)
+    found = detector.score(conversation)
+    assert np.isfinite(found.logit)
+    assert 0.0 <= found.probability <= 1.0
+    scores = timeline(detector, conversation)
+    assert len(scores) == len(conversation.messages)
+    assert all(np.isfinite(score.logit) and 0.0 <= score.probability <= 1.0 for score in scores)
+    if scores:
+        assert scores[-1].logit == pytest.approx(found.logit, abs=1e-6)
+
+
 def test_a_conversation_without_messages_is_counted_and_never_trained_on(
     home: MemberHome, features: FeatureSet
 ) -> None:
@@ -144,24 +163,3 @@ def test_a_failed_reading_leaves_nothing_on_disk(home: MemberHome) -> None:
     with pytest.raises(DataError):
         take_snapshot(home, data=data)
     assert list(home.snapshots.iterdir()) == []
-
-
-def test_a_cache_of_another_version_or_damaged_is_made_anew(home: MemberHome, features: FeatureSet) -> None:
-    data = write(home, {"id": "c", "label": 1, "messages": ODD["no times"]})
-    first = rows_of(home, data, features)
-    (cached,) = home.cache.glob("rows-*.safetensors")
-    for content in (b"", b"rows of an earlier version", cached.read_bytes()[:-7]):
-        cached.write_bytes(content)
-        np.testing.assert_array_equal(rows_of(home, data, features).features, first.features)
-
-
-def test_rows_of_another_number_of_conversations_or_prefixes_are_never_taken(
-    home: MemberHome, features: FeatureSet
-) -> None:
-    data = write(home, {"id": "c", "label": 1, "messages": ODD["no times"]})
-    first = rows_of(home, data, features)
-    (cached,) = home.cache.glob("rows-*.safetensors")
-    key = cached.stem.removeprefix("rows-")
-    for shape in ((2, 4, 108), (1, 1, 108), (1, 4, 7)):
-        RowCache(home).write(key, np.zeros(shape, np.float32))
-        np.testing.assert_array_equal(rows_of(home, data, features).features, first.features)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -87,6 +89,19 @@ def test_nothing_said_has_no_timeline(detector: Detector) -> None:
     assert timeline(detector, Conversation("c", ())) == ()
 
 
+def test_a_timeline_encodes_each_message_once(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, encoded = detector.feature_set._encoder, list[str]()
+    encode = encoder.encode
+
+    def watched(texts: Sequence[str]) -> np.ndarray:
+        encoded.extend(texts)
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode", watched)
+    timeline(detector, EXAMPLES[0])
+    assert len(encoded) == len(EXAMPLES[0].messages)
+
+
 class TestAKeptState:
     def half_way(self, detector: Detector) -> tuple[bytes, tuple[Message, ...]]:
         messages = EXAMPLES[0].messages
@@ -116,6 +131,15 @@ class TestAKeptState:
             live.add(Message(name, "hello there"))
         again = LiveConversation(detector, "c", saved=live.to_bytes())
         assert again.to_bytes() == live.to_bytes()
+
+    def test_has_no_room_for_a_name_as_long_as_a_book_and_says_so(self, detector: Detector) -> None:
+        live = LiveConversation(detector, "c")
+        live.add(Message("x" * 65_535, "hello there"))
+        assert LiveConversation(detector, "c", saved=live.to_bytes()).to_bytes() == live.to_bytes()
+        live.add(Message("y" * 65_536, "hello there"))
+        with pytest.raises(DataError, match="65,535 bytes") as caught:
+            live.to_bytes()
+        assert "yy" not in caught.value.message + caught.value.hint
 
     @pytest.mark.parametrize(
         "damage",
