@@ -70,6 +70,17 @@ def other_language_share(languages: Counter[str]) -> float:
     return (clear - languages[ENGLISH]) / clear if clear else 0.0
 
 
+def languages_warning(languages: Counter[str]) -> str | None:
+    """Return what a person should know of conversations in these languages that are scored, or None."""
+    share = other_language_share(languages)
+    if share < OTHER_LANGUAGE_SHARE:
+        return None
+    return (
+        f"About {share:.0%} of the conversations are not in English, which is what the detector was made for: low "
+        "scores there say little."
+    )
+
+
 class LanguageWatch:
     """Passes conversations on and looks at the language of the first of them.
 
@@ -91,13 +102,7 @@ class LanguageWatch:
 
     def warning(self) -> str | None:
         """Return what a person should know of what was passed on so far, or None."""
-        share = other_language_share(self._languages)
-        if share < OTHER_LANGUAGE_SHARE:
-            return None
-        return (
-            f"About {share:.0%} of the conversations are not in English, which is what the detector was made for: low "
-            "scores there say little."
-        )
+        return languages_warning(self._languages)
 
 
 @lru_cache(maxsize=1)

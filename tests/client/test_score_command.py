@@ -260,6 +260,37 @@ class TestAStreamOfMessages:
             assert child.stdout.read() == ""
             guard.cancel()
 
+    def test_of_another_language_is_named_and_warned_of_while_it_goes_on(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        german = ("ok", "ich weiss nicht was du meinst", "aber wir gehen heute zusammen nach hause")
+        english = ("ok", "so i was thinking that you and my brother", "could come with us to the game")
+        sent = [
+            (f"c{number}", (german if number % 2 else english)[turn])
+            for turn in range(3)
+            for number in range(40)
+        ]
+        path = tmp_path / "messages.jsonl"
+        lines = [
+            json.dumps({"conversation": name, "author": "a", "text": text}) + "\n" for name, text in sent
+        ]
+        path.write_text("".join(lines) + "{broken\n")
+        assert run(path, "--model", release, "--json", "--stream") == 4
+        captured = capsys.readouterr()
+        found = [(str(line["conversation"]), line.get("language")) for line in json_lines(captured.out)[:-1]]
+        assert {language for _, language in found[:40]} == {None}, "ok is of no language"
+        assert {language for name, language in found[80:] if int(name[1:]) % 2} == {"de"}
+        assert {language for name, language in found[80:] if int(name[1:]) % 2 == 0} == {None}
+        assert captured.err.count("are not in English") == 1, "said once, before the line that ends it"
+
+    def test_of_few_conversations_in_another_language_is_warned_of_at_its_end(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "messages.jsonl"
+        path.write_text('{"conversation": "c", "author": "a", "text": "ich weiss nicht was du meinst"}\n')
+        assert run(path, "--model", release, "--stream") == 0
+        assert "About 100% of the conversations are not in English" in capsys.readouterr().err
+
     def test_holds_only_so_many_conversations_and_says_so(
         self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
