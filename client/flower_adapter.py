@@ -328,6 +328,16 @@ class FleetConnection:
             # call, which is about no run, tells the two apart.
             if status == httpx.codes.FORBIDDEN and of_run:
                 raise RunOverError("The run has ended.") from error
+            if status == httpx.codes.SERVICE_UNAVAILABLE:
+                raise ConnectionFailedError(
+                    f"The coordinator cannot serve now (HTTP {status}).",
+                    hint="The coordinator's database does not answer; the agent tries again.",
+                ) from error
+            if status == httpx.codes.TOO_MANY_REQUESTS:
+                raise ConnectionFailedError(
+                    f"The coordinator takes no more of this member now (HTTP {status}).",
+                    hint="The agent tries again; look whether two agents run with this member's key.",
+                ) from error
             raise ConnectionFailedError(
                 f"The coordinator refused a call (HTTP {status}).",
                 hint="Ask the coordinator whether this member is active; check that this machine's clock is right.",

@@ -27,12 +27,8 @@ from ringfence.model.atomic_file import write_atomically
 from ringfence.model.errors import ConfigError, ConnectionFailedError, RingfenceError
 from ringfence.model.settings_file import split_address
 from ringfence.server.coordinator_home import CoordinatorHome
-from ringfence.server.fleet_gateway import (
-    FleetGateway,
-    PeerCertificateProtocol,
-    PrivateRoutes,
-    mutual_tls,
-)
+from ringfence.server.fleet_connections import PeerCertificateProtocol, mutual_tls
+from ringfence.server.fleet_gateway import FleetGateway, PrivateRoutes
 from ringfence.server.fleet_metrics import FleetMetrics, Metered
 from ringfence.server.flower_adapter import create_superlink, quiet_environment
 from ringfence.server.listening_certificate import ListeningCertificate
@@ -94,7 +90,7 @@ async def serve_fleet(
         home: the coordinator's folder, with certificates made.
         public: host and port of the listener for members.
         private: loopback host and port of the listener for the coordinator's own processes.
-        member_of: returns the active member with this public key (SubjectPublicKeyInfo, PEM), or None.
+        member_of: returns the active member with this public key (SubjectPublicKeyInfo, PEM), or None; it may wait.
         metrics_address: loopback host:port for Prometheus; None: nowhere.
 
     Raises:
@@ -103,7 +99,9 @@ async def serve_fleet(
     os.environ.update(quiet_environment(home.flower))
     for file in (home.ca_file, home.server_certificate_file, home.server_key_file):
         if not file.is_file():
-            raise ConfigError(f"{file} is missing.", hint="Run: ringfence-coordinator init")
+            raise ConfigError(
+                f"{file} is missing.", hint="Bring it back, or restore a backup made --with-keys."
+            )
     known = ensure_secrets(home)
     superlink = create_superlink(
         host=private[0],

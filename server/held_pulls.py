@@ -43,6 +43,10 @@ class _Answer:
         return b"".join(each.get("body", b"") for each in self.messages)
 
 
+async def _always() -> bool:
+    return True
+
+
 class HeldPulls:
     """Holds questions in front of an application.
 
@@ -69,7 +73,7 @@ class HeldPulls:
         holder: object,
         receiver: int,
         wait_s: float,
-        may_ask_again: Callable[[], bool] = lambda: True,
+        may_ask_again: Callable[[], Awaitable[bool]] = _always,
     ) -> None:
         """Answer a question for messages, when there is one, at the latest after ``wait_s``.
 
@@ -86,7 +90,7 @@ class HeldPulls:
         known = self._mail.count(receiver)
         answer = await self._ask(scope, body, receive)
         is_empty = answer.status == _OK and not answer.body
-        if is_empty and await self._wait(receive, holder, receiver, known, wait_s) and may_ask_again():
+        if is_empty and await self._wait(receive, holder, receiver, known, wait_s, may_ask_again):
             answer = await self._ask(scope, body, receive)
         for message in answer.messages:
             await send(message)
@@ -127,8 +131,16 @@ class HeldPulls:
         await self._application(own, replay(body, receive), answer.keep)
         return answer
 
-    async def _wait(self, receive: Receive, holder: object, receiver: int, known: int, wait_s: float) -> bool:
-        """Wait; return whether there is a message now."""
+    async def _wait(
+        self,
+        receive: Receive,
+        holder: object,
+        receiver: int,
+        known: int,
+        wait_s: float,
+        may_ask_again: Callable[[], Awaitable[bool]],
+    ) -> bool:
+        """Wait; return whether there is a message now, for somebody who may have it and is still there."""
         self.release(holder)
         if self._is_closed or wait_s <= 0 or len(self._held) >= self._most:
             return False
@@ -139,7 +151,9 @@ class HeldPulls:
         gone = asyncio.create_task(_until_gone(receive))
         try:
             await asyncio.wait({told, released, gone}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            return told.done() and not released.done() and not gone.done()
+            if not told.done() or released.done() or gone.done() or not await may_ask_again():
+                return False
+            return not gone.done()
         finally:
             if self._held.get(holder) is released:
                 del self._held[holder]

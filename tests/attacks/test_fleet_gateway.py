@@ -265,6 +265,19 @@ def test_a_body_over_the_limit_is_refused(fleet: Fleet, honest: Honest, path: st
     honest()
 
 
+def test_half_sent_parts_of_updates_do_not_fill_the_coordinators_memory(fleet: Fleet, honest: Honest) -> None:
+    process = psutil.Process(fleet.processes.running["fleet"].pid)
+    before = process.memory_info().rss
+    with caller(fleet) as acme:
+        begun = [acme.begin("/v1/fleet/push-object", announced=LIMIT_BYTES, sent=24 << 20) for _ in range(12)]
+        honest()
+        # 288 MiB were sent; a member has room for 64 MiB, and some of it is free and not yet given back to the system.
+        assert process.memory_info().rss - before < 160 << 20
+        for connection in begun:
+            connection.close()
+    honest()
+
+
 def test_a_member_that_is_refused_learns_it_as_an_error_of_ours(fleet: Fleet, honest: Honest) -> None:
     fleet.federation.registry.suspend("acme")
     try:

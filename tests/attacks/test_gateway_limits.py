@@ -1,11 +1,15 @@
-"""How much one member may send: size and rate, each member by itself, in front of an application that only counts."""
+"""How much one member may send and hold: size, rate, requests, connections; in front of an application that only counts."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import logging
+import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,18 +25,24 @@ from flwr.proto.message_pb2 import Message, Metadata
 from flwr.proto.node_pb2 import Node
 
 from ringfence.client.identity import make_request
+from ringfence.model.errors import StorageError
 from ringfence.server.certificate_authority import load_certificate_authority
-from ringfence.server.fleet_gateway import (
-    FleetGateway,
+from ringfence.server.fleet_connections import (
+    MOST_CONNECTIONS,
+    MOST_HEAD_BYTES,
     PeerCertificateProtocol,
     mutual_tls,
 )
+from ringfence.server.fleet_gateway import ALLOWED_PATHS, FleetGateway
+from ringfence.server.fleet_intake import SMALL_BODY_BYTES, Intake
 from ringfence.server.rate_limit import RateLimit
 
 LIMIT_BYTES = 4096
 BURST = 5
 PULL = "/v1/fleet/pull-messages"
 PUSH = "/v1/fleet/push-messages"
+PART = "/v1/fleet/push-object"
+MIB = 1 << 20
 
 
 @dataclass
@@ -69,21 +79,25 @@ class Door:
         )
 
 
-@pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
-    federation = make_federation(tmp_path, conversations=2)
+@contextmanager
+def opened(
+    folder: Path,
+    *,
+    intake: Intake,
+    rate_limit: RateLimit | None = None,
+    before_look: Callable[[str], None] = lambda _member: None,
+) -> Iterator[Door]:
+    """Serve a gateway with these limits for the length of the block; ``before_look`` is the database, as it is unwell."""
+    federation = make_federation(folder, conversations=2)
     registry, home, counting = federation.registry, federation.coordinator, Counting()
 
     def member_of(key: bytes) -> str | None:
         member = registry.find_by_public_key(key)
+        if member is not None:
+            before_look(member.id)
         return member.id if member is not None and member.status == "active" else None
 
-    gateway = FleetGateway(
-        counting,
-        member_of=member_of,
-        max_body_bytes=LIMIT_BYTES,
-        rate_limit=RateLimit(per_second=0.0, burst=BURST),
-    )
+    gateway = FleetGateway(counting, member_of=member_of, intake=intake, rate_limit=rate_limit)
     tls = mutual_tls(
         certificate_file=home.server_certificate_file, key_file=home.server_key_file, ca_file=home.ca_file
     )
@@ -100,11 +114,18 @@ def door(tmp_path: Path) -> Iterator[Door]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    wait_until(lambda: server.started, what="the gateway listens", timeout_s=20)
+    wait_until(lambda: server.started, what="the gateway listens", timeout_s=60)
     port = server.servers[0].sockets[0].getsockname()[1]
     yield Door(federation, f"127.0.0.1:{port}", counting)
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    intake, rate_limit = Intake(largest_bytes=LIMIT_BYTES), RateLimit(per_second=0.0, burst=BURST)
+    with opened(tmp_path, intake=intake, rate_limit=rate_limit) as made:
+        yield made
 
 
 @pytest.mark.parametrize("path", [PULL, "/v1/fleet/push-object"])
@@ -218,3 +239,199 @@ def test_a_certificate_that_ends_while_its_connection_stays_open_opens_nothing_m
     }
     asyncio.run(FleetGateway(Counting(), member_of=lambda _key: "acme")(scope, receive, send))
     assert answers == [status]
+
+
+def status_of(connection: ssl.SSLSocket) -> int:
+    """Wait for the status of the answer on a connection; 0 if it is ended without one."""
+    try:
+        line = connection.recv(64)
+    except TimeoutError:
+        raise
+    except OSError:
+        return 0
+    return int(line.split()[1]) if line else 0
+
+
+@pytest.mark.parametrize("path", sorted(ALLOWED_PATHS - {PART}))
+def test_only_a_part_of_an_update_may_be_large(tmp_path: Path, path: str) -> None:
+    """The largest call of another kind in a real round had 442 bytes."""
+    with opened(tmp_path, intake=Intake()) as door, door.caller("acme") as acme:
+        assert acme.call(path, b"x" * (SMALL_BODY_BYTES + 1)).status_code == 413
+        assert acme.call(path, b"x" * (SMALL_BODY_BYTES + 1), chunked=True).status_code == 413
+        # What it announces is refused before it is sent.
+        assert status_of(acme.begin(path, announced=SMALL_BODY_BYTES + 1, sent=0)) == 413
+        assert acme.call(PART, b"x" * (SMALL_BODY_BYTES + 1)).status_code == 200
+
+
+def test_a_member_holds_no_more_than_its_share_with_half_sent_parts(tmp_path: Path) -> None:
+    intake = Intake(largest_bytes=MIB, own_bytes=MIB)
+    with opened(tmp_path, intake=intake) as door, door.caller("acme") as acme, door.caller("beta") as beta:
+        begun = [acme.begin(PART, announced=MIB, sent=MIB // 2) for _ in range(2)]
+        wait_until(lambda: intake.held_bytes == MIB, what="both halves are held")
+        assert status_of(acme.begin(PART, announced=MIB, sent=MIB // 2)) == 429
+        assert intake.held_bytes == MIB
+        assert beta.call(PART, b"x" * MIB).status_code == 200
+        for connection in begun:
+            connection.close()
+        wait_until(lambda: intake.held_bytes == 0, what="what broke off is held no more")
+        assert acme.call(PART, b"x" * MIB).status_code == 200
+    assert door.reached.bodies == [b"x" * MIB] * 2
+
+
+def test_all_members_together_hold_no_more_than_the_pool_and_each_keeps_room_of_its_own(
+    tmp_path: Path,
+) -> None:
+    own = 64 << 10
+    intake = Intake(largest_bytes=MIB, own_bytes=own, pool_bytes=MIB)
+    with (
+        opened(tmp_path, intake=intake) as door,
+        door.caller("acme") as acme,
+        door.caller("beta") as beta,
+        door.caller("gamma") as gamma,
+    ):
+        first = acme.begin(PART, announced=MIB, sent=MIB - 1)
+        wait_until(lambda: intake.held_bytes == MIB - 1, what="acme's is held")
+        assert status_of(beta.begin(PART, announced=MIB, sent=MIB - 1)) == 429
+        assert gamma.call(PART, b"x" * own).status_code == 200
+        first.close()
+        wait_until(lambda: intake.held_bytes == 0, what="the pool is empty")
+        assert beta.call(PART, b"x" * MIB).status_code == 200
+
+
+def test_a_member_has_no_more_requests_open_than_agreed(tmp_path: Path) -> None:
+    with (
+        opened(tmp_path, intake=Intake(most_open=3)) as door,
+        door.caller("acme") as acme,
+        door.caller("beta") as beta,
+    ):
+        begun = [acme.begin(PULL, announced=10, sent=5) for _ in range(3)]
+        wait_until(lambda: acme.call(PULL).status_code == 429, what="three are open")
+        assert beta.call(PULL).status_code == 200
+        begun[0].sendall(b"12345")
+        assert status_of(begun[0]) == 200
+        assert acme.call(PULL).status_code == 200
+
+
+@pytest.mark.parametrize("drips", [False, True], ids=["nothing", "a byte now and then"])
+@pytest.mark.parametrize("path", [PULL, PART])
+def test_a_body_that_does_not_come_is_given_up_with_its_connection(
+    tmp_path: Path, path: str, drips: bool
+) -> None:
+    intake = Intake(stall_s=1.0)
+    with opened(tmp_path, intake=intake) as door, door.caller("acme") as acme:
+        begun = acme.begin(path, announced=1000, sent=1)
+        begun.settimeout(0.1 if drips else 60)
+        deadline, answer = time.monotonic() + 60, b""
+        while not answer and time.monotonic() < deadline:
+            try:
+                answer = begun.recv(4096)
+            except TimeoutError:
+                begun.sendall(b"x")
+        assert answer.startswith(b"HTTP/1.1 408")
+        begun.settimeout(60)
+        assert begun.recv(4096) == b""
+        wait_until(lambda: intake.held_bytes == 0, what="nothing is held")
+    assert door.reached.bodies == []
+
+
+def test_a_body_that_breaks_off_is_not_called_too_large(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        caplog.at_level(logging.WARNING, "ringfence.gateway"),
+        opened(tmp_path, intake=Intake()) as door,
+        door.caller("acme") as acme,
+    ):
+        begun = acme.begin(PART, announced=1000, sent=10)
+        wait_until(lambda: acme.call(PULL).status_code == 200, what="it was read")
+        begun.close()
+        wait_until(lambda: "refused acme: the request broke off" in caplog.text, what="it is said")
+    assert "too large" not in caplog.text
+
+
+def test_one_connection_more_ends_the_members_oldest_and_nobody_elses(tmp_path: Path) -> None:
+    """A member whose network drops connections unnoticed is not locked out by those that it left."""
+    with (
+        opened(tmp_path, intake=Intake()) as door,
+        door.caller("acme") as acme,
+        door.caller("beta") as beta,
+    ):
+        others = beta.connect()
+        held = [acme.connect() for _ in range(MOST_CONNECTIONS)]
+        assert acme.call(PULL).status_code == 200
+        assert status_of(held[0]) == 0
+        for connection in (*held[1:], others):
+            connection.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+
+
+@pytest.mark.parametrize("where", ["head", "target", "trailer", "frame of a body"])
+def test_a_request_without_end_is_cut_off(tmp_path: Path, where: str) -> None:
+    beginning = {
+        "head": b"POST /x HTTP/1.1\r\nendless: ",
+        "target": b"POST /",
+        "trailer": b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nendless: ",
+        "frame of a body": b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5;",
+    }
+    with opened(tmp_path, intake=Intake()) as door, door.caller("acme") as acme:
+        connection = acme.connect()
+        connection.sendall(beginning[where])
+        sent = 0
+
+        def pour() -> None:
+            nonlocal sent
+            while sent < 100 * MOST_HEAD_BYTES:
+                connection.sendall(b"x" * 4096)
+                sent += 4096
+
+        with pytest.raises(OSError, match=r"."):
+            pour()
+        assert acme.call(PULL).status_code == 200
+
+
+def test_a_look_at_the_database_that_hangs_holds_up_its_own_request_alone(tmp_path: Path) -> None:
+    asked, answers = threading.Event(), threading.Event()
+
+    def hang(member: str) -> None:
+        if member == "acme":
+            asked.set()
+            answers.wait(120)
+
+    with (
+        opened(tmp_path, intake=Intake(), before_look=hang) as door,
+        door.caller("acme") as acme,
+        door.caller("beta") as beta,
+    ):
+        waiting = acme.begin(PULL, announced=0, sent=0)
+        assert asked.wait(60)
+        assert beta.call(PULL).status_code == 200
+        waiting.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            waiting.recv(1)
+        answers.set()
+        waiting.settimeout(60)
+        assert status_of(waiting) == 200
+
+
+def test_while_the_database_cannot_be_used_every_call_is_told_and_the_log_says_it_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trouble = ["The database is gone."]
+
+    def fail(_member: str) -> None:
+        for each in trouble:
+            raise StorageError(each, hint="Start it.")
+
+    with (
+        caplog.at_level(logging.WARNING, "ringfence.gateway"),
+        opened(tmp_path, intake=Intake(), before_look=fail) as door,
+        door.caller("acme") as acme,
+        door.caller("beta") as beta,
+    ):
+        assert [each.call(PULL).status_code for each in (acme, beta, acme, beta)] == [503] * 4
+        assert caplog.messages == ["no member can be looked up: The database is gone."]
+        trouble.clear()
+        assert acme.call(PULL).status_code == 200
+        assert caplog.messages[1:] == ["members are looked up again"]
+    assert door.reached.bodies == [b""]

@@ -249,6 +249,23 @@ def test_a_refused_call_is_told_by_what_the_agent_is_to_do(
     assert type(caught.value) is expected
 
 
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (503, "database does not answer; the agent tries again"),
+        (429, "whether two agents run"),
+        (403, "whether this member is active"),
+    ],
+)
+def test_a_refused_call_says_whose_trouble_it_is(
+    connection: FleetConnection, coordinator: Coordinator, status: int, hint: str
+) -> None:
+    coordinator.faults["PullMessages"] = refusal(status)
+    with pytest.raises(ConnectionFailedError, match=f"HTTP {status}") as caught:
+        connection.receive()
+    assert hint in caught.value.hint
+
+
 @pytest.mark.parametrize("damaged", ["key_file", "certificate_file", "ca_file"])
 @pytest.mark.parametrize("content", [None, b"", b"not PEM"])
 def test_damaged_files_of_the_member_are_named_as_its_own(

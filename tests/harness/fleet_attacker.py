@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import socket
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -59,6 +61,7 @@ class RawCaller:
         context.maximum_version = highest
         if credentials is not None:
             context.load_cert_chain(credentials.certificate_file, credentials.key_file)
+        self._address, self._context = address, context
         self._node_key = load_transport_key(node_key_file) if node_key_file is not None else None
         self._client = httpx.Client(base_url=f"https://{address}", verify=context, timeout=30)
 
@@ -81,6 +84,22 @@ class RawCaller:
         sent = {"content-type": "application/protobuf", **self.node_headers(), **(headers or {})}
         content = iter([body[start : start + 65536] for start in range(0, len(body), 65536)])
         return self._client.request(method, path, content=content if chunked else body, headers=sent)
+
+    def connect(self) -> ssl.SSLSocket:
+        """Return a connection on which nothing was sent yet."""
+        host, _, port = self._address.rpartition(":")
+        raw = socket.create_connection((host, int(port)), timeout=60)
+        return self._context.wrap_socket(raw, server_hostname=host)
+
+    def begin(self, path: str, *, announced: int, sent: int) -> ssl.SSLSocket:
+        """Return a connection on which a request was begun: so many bytes of its body are announced, and so many were sent."""
+        connection = self.connect()
+        lines = [f"POST {path} HTTP/1.1", "host: coordinator", f"content-length: {announced}"]
+        lines += [f"{name}: {value}" for name, value in self.node_headers().items()]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        with contextlib.suppress(OSError):  # it may be answered and ended before all of it was sent
+            connection.sendall(b"\0" * sent)
+        return connection
 
     def node_headers(self) -> dict[str, str]:
         """Return Flower's signed node headers."""

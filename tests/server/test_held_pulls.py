@@ -72,6 +72,9 @@ class Table:
         async def send(message: Any) -> None:
             sent.append(message)
 
+        async def may_ask_again() -> bool:
+            return may
+
         await self.held.pull(
             dict(PULL),
             b"",
@@ -80,7 +83,7 @@ class Table:
             holder=holder,
             receiver=ACME,
             wait_s=wait_s,
-            may_ask_again=lambda: may,
+            may_ask_again=may_ask_again,
         )
         return sent[0]["status"], b"".join(each.get("body", b"") for each in sent)
 

@@ -16,7 +16,7 @@ from enrolment_harness import open_desk
 from ringfence.server.certificate_authority import load_certificate_authority, write_server_certificate
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
-from ringfence.server.fleet_gateway import mutual_tls
+from ringfence.server.fleet_connections import mutual_tls
 from ringfence.server.initialisation import initialise_coordinator
 from ringfence.server.listeners_renewal import ListenersRenewal
 from ringfence.server.listening_certificate import ListeningCertificate
