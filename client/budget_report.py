@@ -157,7 +157,7 @@ def entry_text(row: dict[str, object]) -> str:
     body = row["body"]
     values = body if isinstance(body, dict) else {}
     line = f"{row['seq']:>6}  {moment(values.get('time'))}  {row['kind']:<8}  {row['key']}"
-    if row["kind"] in ("charge", "evaluate"):
+    if row["kind"] in ("charge", "evaluate", "personalise"):
         line += (
             f"  k {values.get('contribution_bound')}, {values.get('steps')} steps, "
             f"noise {_number(values.get('headline_noise'))}"

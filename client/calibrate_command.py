@@ -37,6 +37,7 @@ def calibrate(
 
     from ringfence.client.local_calibration import keep_calibration
     from ringfence.client.own_labelled import own_labelled
+    from ringfence.client.personal_head import personalised
     from ringfence.model.calibration import fit_calibration
     from ringfence.model.detector import Detector
 
@@ -49,7 +50,7 @@ def calibrate(
             as_json=as_json,
         )
         return
-    detector = Detector.load(model if model is not None else _release_in_use(located))
+    detector = personalised(Detector.load(model if model is not None else _release_in_use(located)), located)
     scores: list[float] = []
     decided: list[int] = []
     with own_labelled(located, files) as conversations:

@@ -57,6 +57,7 @@ def evaluate(
 
     from ringfence.client.local_calibration import calibrated
     from ringfence.client.own_labelled import own_labelled
+    from ringfence.client.personal_head import personalised
     from ringfence.client.snapshot import Selection
     from ringfence.model.detector import Detector
     from ringfence.model.member_evaluation import evaluate_scores, figures, score_conversations
@@ -65,7 +66,7 @@ def evaluate(
     asked = parse_share_or_rate(capacity)
     located = MemberHome.locate(home)
     folder = model if model is not None else _release_in_use(located)
-    detector = calibrated(Detector.load(folder), located)
+    detector = calibrated(personalised(Detector.load(folder), located), located)
     with own_labelled(located, files, labelled_only=False) as conversations:
         decided = [place for place, item in enumerate(conversations) if item.label is not None]
         if not decided:

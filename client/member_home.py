@@ -147,6 +147,11 @@ class MemberHome:
         return self.root / "calibration.json"
 
     @property
+    def personal_head_file(self) -> Path:
+        """The member's own head, trained on from a release out of its own budget; it stays here."""
+        return self.root / "personal-head.json"
+
+    @property
     def review_queue_file(self) -> Path:
         """How many conversations scored how high on which day, and the threshold of the review queue; it stays here."""
         return self.root / "review-queue.json"

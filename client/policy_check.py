@@ -18,7 +18,7 @@ from ringfence.model.errors import PolicyError, RingfenceError
 from ringfence.model.plan import Plan
 from ringfence.privacy.accounting import PrivacyStatement, epsilon_of
 from ringfence.privacy.ledger_chain import CHARGED_KINDS, LedgerEntry
-from ringfence.privacy.ledger_terms import LedgerTerms, budget_in_units
+from ringfence.privacy.ledger_terms import LedgerTerms, budget_in_units, reserved_units
 from ringfence.privacy.run_cost import run_cost
 
 Asked: TypeAlias = Literal["answer", "evaluation"]
@@ -37,6 +37,8 @@ class Spending:
         other_fallback_units: the same, if everybody else colludes.
         answers: charged for this plan, over all of its rounds, attempts and runs.
         evaluations: score histograms charged for this plan, over all of its runs.
+        personal_headline_units: the part of the other units that went to heads of the member's own.
+        personal_fallback_units: the same, if everybody else colludes.
     """
 
     order: int
@@ -44,6 +46,8 @@ class Spending:
     other_fallback_units: int = 0
     answers: int = 0
     evaluations: int = 0
+    personal_headline_units: int = 0
+    personal_fallback_units: int = 0
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class SpendingTally:
 
     seq: int = 0
     _plans: dict[object, _PlanTotals] = field(default_factory=dict)
+    _personal: _PlanTotals = field(default_factory=lambda: _PlanTotals())
 
     def add(self, entries: Iterable[LedgerEntry]) -> None:
         """Count entries in the order of the chain."""
@@ -65,6 +70,8 @@ class SpendingTally:
                 continue
             values = entry.values
             totals = self._plans.setdefault(values.get("plan"), _PlanTotals())
+            if entry.kind == "personalise":
+                totals = self._personal
             totals.answers += entry.kind == "charge"
             totals.evaluations += entry.kind == "evaluate"
             totals.headline_units += _units(values, "headline_units")
@@ -73,13 +80,15 @@ class SpendingTally:
     def spending(self, *, order: int, plan_digest: str) -> Spending:
         """Return the sums for one plan and for everything else."""
         mine = self._plans.get(plan_digest, _PlanTotals())
-        others = [totals for plan, totals in self._plans.items() if plan != plan_digest]
+        others = [self._personal, *(totals for plan, totals in self._plans.items() if plan != plan_digest)]
         return Spending(
             order,
             other_headline_units=sum(totals.headline_units for totals in others),
             other_fallback_units=sum(totals.fallback_units for totals in others),
             answers=mine.answers,
             evaluations=mine.evaluations,
+            personal_headline_units=self._personal.headline_units,
+            personal_fallback_units=self._personal.fallback_units,
         )
 
 
@@ -242,14 +251,28 @@ def _lifetime(plan: Plan, policy: Policy, spent: Spending | None, evaluations: i
     except RingfenceError as error:
         yield _refusal(policy, "budget.lifetime_epsilon", f"the plan does not fit: {error.message}")
         return
-    before = (0, 0) if spent is None else (spent.other_headline_units, spent.other_fallback_units)
-    for key, gate, held, added in (
-        ("lifetime_epsilon", gates[0], before[0], cost.headline_units),
-        ("lifetime_epsilon_fallback", gates[1], before[1], cost.fallback_units),
+    held = Spending(gates[0].order) if spent is None else spent
+    for key, gate, before, personal, added in (
+        (
+            "lifetime_epsilon",
+            gates[0],
+            held.other_headline_units,
+            held.personal_headline_units,
+            cost.headline_units,
+        ),
+        (
+            "lifetime_epsilon_fallback",
+            gates[1],
+            held.other_fallback_units,
+            held.personal_fallback_units,
+            cost.fallback_units,
+        ),
     ):
-        if held + added > budget_in_units(gate):
+        reserved = reserved_units(gate, share=policy.budget.personalisation_share)
+        if before + added + max(0, reserved - personal) > budget_in_units(gate):
             after = "" if spent is None else " after everything that was charged before"
-            yield _refusal(policy, f"budget.{key}", f"the plan does not fit into it{after}")
+            kept = " beside what personalisation_share keeps" if reserved else ""
+            yield _refusal(policy, f"budget.{key}", f"the plan does not fit into it{after}{kept}")
 
 
 def _terms_at(policy: Policy, order: int) -> LedgerTerms:

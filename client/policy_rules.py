@@ -68,6 +68,12 @@ class BudgetRules(Section):
         lt=1e-3,
         description="Largest delta, and the one at which every epsilon here is computed.",
     )
+    personalisation_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="Part of the lifetime budget that is kept for `ringfence model personalise`; runs leave it alone.",
+    )
 
     @model_validator(mode="after")
     def _fallback_is_the_wider(self) -> BudgetRules:
@@ -157,7 +163,8 @@ class AnswerRules(Section):
 
     pad_timing: bool = Field(
         default=False,
-        description="true: answers leave at the round's deadline only, so that their time tells nothing. Rounds get slow.",
+        description="true: answers leave at the end of slots of half a round's deadline, of 30 s to 1 h each, so that their time "
+        "tells hardly anything. Rounds get slow.",
     )
 
 

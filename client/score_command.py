@@ -85,6 +85,7 @@ def score(
     ends the command with exit code 4 after the scores of the lines before it, unless --skip-bad is given.
     """
     from ringfence.client.local_calibration import calibrated
+    from ringfence.client.personal_head import personalised
     from ringfence.client.score_stream import score_stream
     from ringfence.model.detector import Detector
     from ringfence.model.errors import ConfigError
@@ -94,7 +95,10 @@ def score(
 
     located = MemberHome.locate(home)
     folder = model if model is not None else _release_in_use(located)
-    detector = calibrated(Detector.load(folder), located)
+    released = Detector.load(folder)
+    detector = calibrated(personalised(released, located), located)
+    if detector.digest() != released.digest():
+        note("This company's own head scores: see ringfence model personalise --help")
     if stream:
         if top is not None or explain or capacity is not None:
             raise ConfigError(

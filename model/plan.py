@@ -20,6 +20,9 @@ from ringfence.model.toml_lines import line_of_key
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+DEFAULT_PREFIXES = (0.35, 0.6, 0.8, 1.0)
+"""Beginnings of a conversation whose losses are averaged inside its one gradient: half a conversation is to be found too."""
+
 
 class _Terms(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,7 +53,7 @@ class TrainingTerms(_Terms):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     positive_weight: float = Field(default=2.0, gt=0, le=1000)
     prefixes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(0.35, 0.6, 0.8, 1.0), min_length=1, max_length=16
+        default=DEFAULT_PREFIXES, min_length=1, max_length=16
     )
     averaging: Literal["last", "last-half"] = "last-half"
 

@@ -197,9 +197,10 @@ def _largest_of_the_last_plan(
     charges: Sequence[tuple[LedgerEntry, dict[str, object]]], runs: Sequence[ChargedRun]
 ) -> ChargedRun | None:
     """Return the most expensive run of the newest plan: the newest run itself may be half done."""
-    if not charges:
+    plans = [str(values.get("plan")) for entry, values in charges if entry.kind != "personalise"]
+    if not plans:
         return None
-    newest = str(charges[-1][1].get("plan"))
+    newest = plans[-1]
     return max((run for run in runs if run.plan_digest == newest), key=lambda run: run.headline_units)
 
 

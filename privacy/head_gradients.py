@@ -120,7 +120,7 @@ class HiddenLayerFormula:
 
         def squared_norms() -> FloatArray:
             backward = residuals[:, :, None] * slopes
-            of_output = np.matmul(residuals[:, None, :], hidden)[:, 0]
+            of_output: FloatArray = np.matmul(residuals[:, None, :], hidden)[:, 0]
             first, second = _pairs_of(residuals.shape[1])
             steepness = np.vecdot(backward[:, first], backward[:, second]).T
             result: FloatArray = np.einsum("pm,pm->m", steepness, batch.products)

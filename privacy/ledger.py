@@ -308,9 +308,9 @@ class Ledger:
         """End the ledger: no charge is possible afterwards; what was charged can still be read and sent again."""
         self._append("close", {}, now=now)
 
-    def entries(self) -> Iterator[LedgerEntry]:
-        """Yield every entry, from the first on."""
-        return self._storage.entries()
+    def entries(self, *, after: int = 0) -> Iterator[LedgerEntry]:
+        """Yield every entry behind a place in the chain, from the first on."""
+        return self._storage.entries(after=after)
 
     def verify(self) -> LedgerState:
         """Verify the whole chain again and return what it adds up to.

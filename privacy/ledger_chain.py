@@ -15,8 +15,8 @@ from ringfence.privacy.ledger_amendment import check_amendment
 from ringfence.privacy.ledger_refusals import LedgerRefusal, refused
 from ringfence.privacy.ledger_terms import LedgerTerms
 
-KINDS = ("open", "charge", "evaluate", "close", "amend")
-CHARGED_KINDS = ("charge", "evaluate")
+KINDS = ("open", "charge", "evaluate", "personalise", "close", "amend")
+CHARGED_KINDS = ("charge", "evaluate", "personalise")
 GENESIS = "0" * 64
 
 

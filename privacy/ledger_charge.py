@@ -15,7 +15,8 @@ from ringfence.privacy.renyi_filter import SampledGaussian
 CLOCK_TOLERANCE_S = 120
 """How far a clock may step back (a correction over the network) before the ledger refuses."""
 
-ChargeKind: TypeAlias = Literal["charge", "evaluate"]
+ChargeKind: TypeAlias = Literal["charge", "evaluate", "personalise"]
+"""An answer to a round; a histogram of an evaluation; a head of the member's own, which never leaves it."""
 
 _LONGEST_KEY = 256
 
@@ -82,7 +83,7 @@ def charged_entry(
         state: before the charge.
         charge: what it costs and what it answers.
         payload_digest: SHA-256 of what would be sent.
-        kind: "evaluate" for a histogram of an evaluation.
+        kind: what is charged for.
         now: seconds since the epoch.
         confirmed: whether the coordinator has confirmed the ledger's head.
 
@@ -95,7 +96,8 @@ def charged_entry(
     terms.limits.check(
         charge.mechanism,
         own_noise_multiplier=charge.own_noise_multiplier,
-        cohort=charge.cohort,
+        # A cohort hides a member's answer among others'. What stays here has no need of one.
+        cohort=terms.limits.minimum_cohort if kind == "personalise" else charge.cohort,
         amendable=state.amendable,
     )
     headline = cost_in_units(terms.headline, charge.mechanism)

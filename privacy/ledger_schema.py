@@ -9,7 +9,7 @@ from __future__ import annotations
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS entry(
     seq INTEGER PRIMARY KEY,
-    kind TEXT NOT NULL CHECK (kind IN ('open', 'charge', 'evaluate', 'close', 'amend')),
+    kind TEXT NOT NULL CHECK (kind IN ('open', 'charge', 'evaluate', 'personalise', 'close', 'amend')),
     key TEXT UNIQUE NOT NULL,
     body TEXT NOT NULL,
     previous TEXT NOT NULL,

@@ -112,10 +112,10 @@ class LedgerStorage:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def entries(self) -> Iterator[LedgerEntry]:
-        """Yield every entry, from the first on."""
+    def entries(self, *, after: int = 0) -> Iterator[LedgerEntry]:
+        """Yield every entry behind a place in the chain, from the first on."""
         with storage_errors():
-            for row in self._execute(f"{_SELECT_ENTRY} ORDER BY seq"):
+            for row in self._execute(f"{_SELECT_ENTRY} WHERE seq > ? ORDER BY seq", after):
                 yield LedgerEntry(*row)
 
     def newest(self) -> tuple[int, str] | None:

@@ -176,6 +176,11 @@ def budget_in_units(gate: RenyiFilter) -> int:
     return math.floor(gate.budget * UNITS_PER_DIVERGENCE)
 
 
+def reserved_units(gate: RenyiFilter, *, share: float) -> int:
+    """Return a share of a lifetime budget in whole units, rounded down: what is kept for one purpose."""
+    return math.floor(share * budget_in_units(gate))
+
+
 def epsilon_of_units(gate: RenyiFilter, units: int) -> float:
     """Return the epsilon that a running total guarantees, by the gate's own accounting."""
     return gate.epsilon_of(units / UNITS_PER_DIVERGENCE)

@@ -117,4 +117,5 @@ def standard_normal_draws(source: RandomSource, *, draws: int, count: int) -> Fl
     words = source.words(3 * draws * pairs).reshape(3, draws, pairs)
     radius = np.sqrt(-2.0 * log_uniforms(words[0], words[1]))
     angle = 2.0 * math.pi * uniforms(words[2])
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
+    both: FloatArray = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    return both[:, :count]
