@@ -26,6 +26,7 @@ from ringfence.model.conversation import Conversation, Message
 from ringfence.model.encoders import ONNX_FILE, encoder_of
 from ringfence.model.errors import ConfigError, ReleaseError, TamperedError
 from ringfence.model.phrases import STAGES
+from ringfence.model.readable_text import windows
 from ringfence.model.stage_features import (
     DIMENSION,
     FEATURE_VERSION,
@@ -157,7 +158,20 @@ class FeatureSet:
     def _tag_and_project(
         self, texts: Sequence[str]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        embedded = self._encoder.encode(texts)
+        """Return each message's tags (n, 10) and projection (n, 64); a long one's are those of its stretches, joined."""
+        stretches = [windows(text) for text in texts]
+        lines = [line for one in stretches for line in one]
+        parts = [
+            self._tag_and_project_lines(lines[start : start + _MESSAGES_AT_ONCE])
+            for start in range(0, max(1, len(lines)), _MESSAGES_AT_ONCE)
+        ]
+        stages, projections = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return _joined_stretches([len(one) for one in stretches], stages, projections)
+
+    def _tag_and_project_lines(
+        self, lines: Sequence[str]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        embedded = self._encoder.encode(lines)
         return self._public.tag(embedded), self._public.project(embedded)
 
 
@@ -335,6 +349,22 @@ def _cut(share: float, count: int) -> int:
     if not 0 < share <= 1:
         raise ValueError("a prefix is a share of the messages, in (0, 1]")
     return math.ceil(share * count - 1e-9)
+
+
+def _joined_stretches(
+    counts: Sequence[int], stages: npt.NDArray[np.float32], projections: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return one row a message: the tags of its stretch that is least "other", and the mean of the projections."""
+    if len(counts) == len(stages):
+        return stages, projections
+    starts = np.cumsum([0, *counts[:-1]])
+    rows = [
+        start + int(stages[start : start + count, STAGE_COUNT].argmin())
+        for start, count in zip(starts, counts, strict=True)
+    ]
+    sums = np.add.reduceat(projections.astype(np.float64), starts, axis=0)
+    means: npt.NDArray[np.float32] = (sums / np.reshape(counts, (-1, 1))).astype(np.float32)
+    return stages[rows], means
 
 
 def _batches(conversations: Sequence[Conversation]) -> list[tuple[int, int]]:

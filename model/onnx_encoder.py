@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ringfence.model.errors import ConfigError, ReleaseError
-from ringfence.model.static_encoder import readable
+from ringfence.model.readable_text import TextReader
 
 MAXIMUM_PIECES = 64
 """Of a message, what is read, the two marks at its ends included; the rest is ignored."""
@@ -55,6 +55,7 @@ class OnnxEncoder:
         if first is None or last is None or len(shape) != 3 or not isinstance(shape[2], int):
             raise _not_agreed()
         self._first, self._last = first, last
+        self._reader = TextReader(self._tokenizer.get_vocab())
         self._inputs = {item.name for item in self._session.get_inputs()}
         self.dimension = shape[2]
 
@@ -69,7 +70,7 @@ class OnnxEncoder:
         return result
 
     def _encode_one(self, text: str) -> npt.NDArray[np.float32]:
-        pieces = self._tokenizer.encode(readable(text), add_special_tokens=False).ids
+        pieces = self._tokenizer.encode(self._reader.read(text), add_special_tokens=False).ids
         if not pieces:
             return np.zeros(self.dimension, np.float32)
         ids = np.array([[self._first, *pieces[: MAXIMUM_PIECES - 2], self._last]], np.int64)

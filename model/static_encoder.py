@@ -16,9 +16,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from ringfence.model.errors import ReleaseError
-
-MAXIMUM_CHARACTERS = 2000
-"""Of a message, what is read; the rest is ignored."""
+from ringfence.model.readable_text import TextReader
 
 _BATCH = 2048
 _FIRST_FACTOR, _SECOND_FACTOR = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)
@@ -41,8 +39,8 @@ class StaticEncoder:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
-            pieces = _table(tensors["pieces"], tensors["piece_scales"])
-            pairs = _table(tensors["pairs"], tensors["pair_scales"])
+            pieces = table_of(tensors["pieces"], tensors["piece_scales"])
+            pairs = table_of(tensors["pairs"], tensors["pair_scales"])
         except (KeyError, ValueError) as error:
             raise ReleaseError(
                 "The static encoder's tables are not in the agreed form.", hint="Pull the release again."
@@ -55,6 +53,7 @@ class StaticEncoder:
         self.dimension = int(pieces.shape[1])
         self._first_pair = len(pieces)
         self._buckets = buckets
+        self._reader = TextReader(self._tokenizer.get_vocab())
         self._rows = np.concatenate([pieces, pairs, np.zeros((1, self.dimension), np.float32)])
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -65,7 +64,8 @@ class StaticEncoder:
         return result
 
     def _encode_batch(self, texts: Sequence[str], out: npt.NDArray[np.float32]) -> None:
-        rows, starts, filled = look_up_rows(self._tokenizer, texts, self._first_pair, self._buckets)
+        read = [self._reader.read(text) for text in texts]
+        rows, starts, filled = look_up_rows(self._tokenizer, read, self._first_pair, self._buckets)
         if len(filled) == 0:
             return
         sums = np.add.reduceat(self._rows[rows], starts, axis=0)
@@ -80,14 +80,14 @@ def look_up_rows(
 
     Args:
         tokenizer: of the encoder.
-        texts: n messages.
+        texts: n messages, as `TextReader` gives them.
         vocabulary: number of word pieces; the pairs' rows follow them.
         buckets: number of the pairs' rows, a power of two.
 
     Returns:
         The rows of all texts one after the other, where each text begins, and which texts have any.
     """
-    encoded = tokenizer.encode_batch_fast([readable(text) for text in texts], add_special_tokens=False)
+    encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     rows: list[npt.NDArray[np.int64]] = []
     starts, filled, total = [], [], 0
     for index, item in enumerate(encoded):
@@ -99,13 +99,14 @@ def look_up_rows(
         filled.append(index)
         total += len(ids)
         if len(ids) > 1:
-            rows.append(vocabulary + _pair_buckets(ids, buckets))
+            rows.append(vocabulary + pair_buckets(ids, buckets))
             total += len(ids) - 1
     joined = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     return joined, np.asarray(starts, np.int64), np.asarray(filled, np.int64)
 
 
-def _pair_buckets(ids: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np.int64]:
+def pair_buckets(ids: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np.int64]:
+    """Return the bucket of each pair of neighbouring pieces, (n - 1,) for n pieces; buckets is a power of two."""
     left, right = ids[:-1].astype(np.uint32), ids[1:].astype(np.uint32)
     mixed = left * _FIRST_FACTOR + right * _SECOND_FACTOR
     mixed ^= mixed >> np.uint32(15)
@@ -113,13 +114,12 @@ def _pair_buckets(ids: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np.in
     return (mixed >> np.uint32(8)).astype(np.int64) % buckets
 
 
-def readable(text: str) -> str:
-    """Return the part of a text that is read, in a form that a tokenizer takes."""
-    # Lone surrogates (half an emoji, cut by a client) have no UTF-8 form, which the tokenizer needs.
-    return text[:MAXIMUM_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+def table_of(quantised: npt.NDArray[np.generic], scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Return a table that was kept in int8 with one scale a row, (rows, d) float32.
 
-
-def _table(quantised: npt.NDArray[np.generic], scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    Raises:
+        ValueError: it is not in that form.
+    """
     if quantised.dtype != np.int8 or quantised.ndim != 2 or scales.shape != (len(quantised),):
         raise ValueError("a table is int8 (rows, d) with one scale a row")
     if not np.isfinite(scales.astype(np.float64)).all():

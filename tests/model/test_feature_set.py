@@ -24,7 +24,7 @@ from ringfence.model.feature_set import (
     FeatureSet,
     load_feature_set,
 )
-from ringfence.model.static_encoder import MAXIMUM_CHARACTERS
+from ringfence.model.readable_text import MAXIMUM_CHARACTERS
 
 PREFIXES = (0.35, 0.6, 0.8, 1.0)
 INSTALLED = Path(str(resources.files("ringfence.model").joinpath("public", "static-128")))
@@ -131,10 +131,26 @@ def test_who_said_it_does_matter(features: FeatureSet) -> None:
     assert not np.allclose(features.rows(by_one), features.rows(by_many), atol=0.1)
 
 
-def test_what_lies_beyond_the_stated_characters_is_not_read(features: FeatureSet) -> None:
-    long = "good game " * (MAXIMUM_CHARACTERS // 10)
-    one, two = conversation(("a", long)), conversation(("a", long + "are your parents home?"))
-    np.testing.assert_array_equal(features.rows(one), features.rows(two))
+def test_of_a_long_message_the_two_ends_are_read(features: FeatureSet) -> None:
+    half = "good game " * (MAXIMUM_CHARACTERS // 20)
+    said = "are your parents home?"
+    nothing, between, at_the_end = (
+        conversation(("a", text))
+        for text in (half + "x" * 30 + half, half + f"x x x {said} x" + half, half + half + said)
+    )
+    np.testing.assert_array_equal(features.rows(nothing), features.rows(between))
+    assert not np.allclose(features.rows(nothing), features.rows(at_the_end), atol=0.1)
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "around"])
+def test_padding_does_not_hide_a_sentence(features: FeatureSet, place: str) -> None:
+    said, padding = "this is our secret, tell nobody. ", "nice weather here today, it was sunny. " * 12
+    text = {"before": padding + said, "behind": said + padding, "around": padding + said + padding}[place]
+    secrecy, other = STAGE_NAMES.index("secrecy"), STAGE_NAMES.index("other")
+    plain, padded = features.tags([Message("a", padding), Message("a", text)])
+    assert padded[secrecy] > plain[secrecy] + 0.2
+    assert padded[other] < plain[other]
+    np.testing.assert_allclose(padded.sum(), 1.0, atol=1e-5)
 
 
 def test_stages_of_plain_examples_are_recognised(features: FeatureSet) -> None:
@@ -165,7 +181,7 @@ def test_the_fingerprint_stands_for_every_file_and_the_version(features: Feature
     for name, entry in manifest.files.items():
         changed = manifest.files | {name: entry.model_copy(update={"sha256": "0" * 64})}
         seen.add(manifest.model_copy(update={"files": changed}).fingerprint())
-    seen.add(manifest.model_copy(update={"feature_version": 2}).fingerprint())
+    seen.add(manifest.model_copy(update={"feature_version": 99}).fingerprint())
     assert len(seen) == len(manifest.files) + 2
 
 
