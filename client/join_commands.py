@@ -170,9 +170,11 @@ def _checked(files: list[Path]) -> list[Path]:
 
 
 def _size_class(files: list[Path]) -> int | None:
-    """Return the largest power of two that the files have conversations for, or None without any."""
+    """Return the power of two nearest to the number of the files' conversations, or None without any."""
+    from ringfence.privacy.training import nearest_size_class
+
     count = 0
     for file in files:
         with file.open("rb") as lines:
             count += sum(1 for line in lines if line.strip())
-    return 1 << (count.bit_length() - 1) if count else None
+    return nearest_size_class(count) if count else None

@@ -18,7 +18,7 @@ from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.demo.company_data import Companies, companies_from_corpus, simulated_companies
 from ringfence.demo.federation import CONTRIBUTION_BOUND, FEDERATION, VERSION, DemoFolder, Federation
 from ringfence.demo.processes import Processes
-from ringfence.demo.reference_rows import FEDERATED, HeldOut, QualityRow, reference_rows
+from ringfence.demo.reference_rows import FEDERATED, HeldOut, OpenRows, QualityRow, reference_rows
 from ringfence.model.detector import Detector
 from ringfence.model.errors import ConfigError, RingfenceError
 from ringfence.model.feature_set import FeatureSet, load_feature_set
@@ -253,6 +253,13 @@ def _measure(
         initial=ARCHITECTURES[plan.training.architecture].initial(features),
         federated=federation.published_parameters(),
         training=training,
+        everything={
+            company.name: OpenRows(
+                features.rows_of(company.train, plan.training.prefixes),
+                np.array([item.label for item in company.train], np.int64),
+            )
+            for company in companies.companies
+        },
         size_classes=federation.size_classes,
     )
 

@@ -19,19 +19,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.member_home import MemberHome
 from ringfence.client.policy import Policy, default_policy
 from ringfence.client.policy_rules import BudgetRules
 from ringfence.client.policy_text import save_policy
-from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.demo.company_data import write_jsonl
 from ringfence.demo.processes import COORDINATOR, MEMBER, Processes, call
 from ringfence.model.errors import ConfigError, DeadlineError, RingfenceError
 from ringfence.model.plan import Plan
 from ringfence.model.settings_file import toml_text
 from ringfence.model.simulation import CompanyData
-from ringfence.privacy.bounding import bound_contributions
+from ringfence.privacy.training import nearest_size_class
 from ringfence.server.aggregation import published_model
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.run_store import Run, RunStore
@@ -209,7 +207,7 @@ class Federation:
 
     def _join(self, company: CompanyData) -> None:
         home = self.folder.member(company.name)
-        size_class = _size_class(home, company)
+        size_class = nearest_size_class(len(company.train))
         self.size_classes[company.name] = size_class
         data = home.root / "conversations.jsonl"
         write_jsonl(data, company.train)
@@ -266,15 +264,6 @@ class Federation:
     def _each(items: Sequence[Item], step: Callable[[Item], object]) -> None:
         with ThreadPoolExecutor(max_workers=2) as pool:
             list(pool.map(step, items))
-
-
-def _size_class(home: MemberHome, company: CompanyData) -> int:
-    """Return what a company declares: the largest power of two of conversations that the contribution bound surely keeps."""
-    secret = contribution_secret(home.create())
-    bounded = bound_contributions(
-        Pseudonyms(secret).of(company.train), contribution_bound=CONTRIBUTION_BOUND, secret=secret
-    )
-    return 1 << (max(1, len(bounded.positions)).bit_length() - 1)
 
 
 def _score_rows(lines: Sequence[str]) -> list[dict[str, float]]:

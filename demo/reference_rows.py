@@ -2,7 +2,8 @@
 
 The public head before any training; each company alone with the same privacy and the same start; alone without privacy;
 federated; and, as the reference that nobody may build, all data pooled without privacy. One draw of noise says little: rows
-with privacy are means over several draws, beside the one draw that was released.
+with privacy are means over several draws, beside the one draw that was released. What has no privacy sees every labelled
+conversation, not only those that the contribution bound keeps, and is fitted to the end.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ringfence.client.local_data import TrainingRows
+from ringfence.demo.open_training import fit_on_beginnings
 from ringfence.model.conversation import Conversation
 from ringfence.model.feature_set import FeatureSet
-from ringfence.model.head import ARCHITECTURES
+from ringfence.model.head import ARCHITECTURES, LinearHead
 from ringfence.model.metrics import area_under_roc, average_precision
 from ringfence.model.plan import Plan
 from ringfence.privacy.answer_mechanism import round_mechanism
 from ringfence.privacy.secure_noise import Csprng
-from ringfence.privacy.training import train_privately, train_without_privacy
+from ringfence.privacy.training import train_privately
 from ringfence.server.aggregation import average_updates, published_model
 
 FEDERATED = "federated, as released"
@@ -67,7 +69,16 @@ class HeldOut:
         self, name: str, parameters: NDArray[np.float64], *, plan: Plan, privacy: bool | None
     ) -> QualityRow:
         """Return the quality of a head, averaged over the companies."""
-        logits = ARCHITECTURES[plan.training.architecture].logits
+        return self._judge(name, parameters, architecture=plan.training.architecture, privacy=privacy)
+
+    def judge_open(self, name: str, parameters: NDArray[np.float64]) -> QualityRow:
+        """Return the same of a linear head that was fitted without privacy."""
+        return self._judge(name, parameters, architecture=LinearHead.name, privacy=False)
+
+    def _judge(
+        self, name: str, parameters: NDArray[np.float64], *, architecture: str, privacy: bool | None
+    ) -> QualityRow:
+        logits = ARCHITECTURES[architecture].logits
         scored = [(logits(parameters, features), labels) for features, labels in self._sets.values()]
         return QualityRow(
             name=name,
@@ -121,16 +132,25 @@ def train_round(
     )
 
 
-def train_openly(
-    rows: Sequence[TrainingRows], *, plan: Plan, initial: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return what the same recipe reaches without privacy on all of these rows together: for comparison only."""
-    return train_without_privacy(
-        initial,
-        features=np.concatenate([item.features for item in rows]),
-        labels=np.concatenate([item.labels for item in rows]),
-        terms=plan.training,
-        steps=plan.steps,
+@dataclass(frozen=True, slots=True)
+class OpenRows:
+    """All labelled conversations of a company, for rows without privacy.
+
+    Attributes:
+        features: (n, prefixes, d) float32.
+        labels: (n,), each 0 or 1.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+
+def train_openly(rows: Sequence[OpenRows], *, plan: Plan) -> NDArray[np.float64]:
+    """Return the linear head that all of these rows together give without privacy: for comparison only."""
+    return fit_on_beginnings(
+        np.concatenate([item.features for item in rows]),
+        np.concatenate([item.labels for item in rows]),
+        positive_weight=plan.training.positive_weight,
     )
 
 
@@ -141,6 +161,7 @@ def reference_rows(
     initial: NDArray[np.float64],
     federated: NDArray[np.float64],
     training: Mapping[str, TrainingRows],
+    everything: Mapping[str, OpenRows],
     size_classes: Mapping[str, int],
 ) -> list[QualityRow]:
     """Return every row of the table, the federated one marked by its name.
@@ -150,7 +171,8 @@ def reference_rows(
         plan: of the run.
         initial: (d,) the public head.
         federated: (d,) what the run published.
-        training: by company.
+        training: by company, what the contribution bound keeps.
+        everything: by company, all of it.
         size_classes: by company, as declared.
     """
     rows = [held_out.judge("public head, before any training", initial, plan=plan, privacy=None)]
@@ -162,8 +184,7 @@ def reference_rows(
             _mean(f"{name} alone", [held_out.judge("", model, plan=plan, privacy=True) for model in models])
         )
     open_rows = [
-        held_out.judge(name, train_openly([own], plan=plan, initial=initial), plan=plan, privacy=False)
-        for name, own in training.items()
+        held_out.judge_open(name, train_openly([own], plan=plan)) for name, own in everything.items()
     ]
     rows.append(_mean("alone, mean of the companies", open_rows))
     rows.append(held_out.judge(FEDERATED, federated, plan=plan, privacy=True))
@@ -176,8 +197,8 @@ def reference_rows(
             [held_out.judge("", model, plan=plan, privacy=True) for model in models],
         )
     )
-    pooled = train_openly(list(training.values()), plan=plan, initial=initial)
-    rows.append(held_out.judge("all data pooled (nobody may build this)", pooled, plan=plan, privacy=False))
+    pooled = train_openly(list(everything.values()), plan=plan)
+    rows.append(held_out.judge_open("all data pooled (nobody may build this)", pooled))
     return rows
 
 
