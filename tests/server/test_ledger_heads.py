@@ -144,7 +144,7 @@ class Company:
 
     def lose_ledger(self) -> None:
         shutil.rmtree(self.home.ledger_file.parent)
-        shutil.rmtree(self.home.ledger_anchor_file.parent)
+        self.home.ledger_anchor_file.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +189,12 @@ def test_a_member_that_restored_an_old_ledger_is_refused_with_a_new_key_as_well(
     company.answer(1)
     backup = company.home.root / "backup"
     shutil.copytree(company.home.ledger_file.parent, backup / "ledger")
-    shutil.copytree(company.home.ledger_anchor_file.parent, backup / "anchor")
+    shutil.copy(company.home.ledger_anchor_file, backup / "anchor")
     company.answer(2)
     company.lose_keys()
     company.lose_ledger()
     shutil.move(backup / "ledger", company.home.ledger_file.parent)
-    shutil.move(backup / "anchor", company.home.ledger_anchor_file.parent)
+    shutil.move(backup / "anchor", company.home.ledger_anchor_file)
     admit_again(desk, "restored")
     with pytest.raises(PeerError, match="nor is it in its ledger"):
         company.answer(3)
