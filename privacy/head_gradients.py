@@ -124,7 +124,8 @@ class HiddenLayerFormula:
             first, second = _pairs_of(residuals.shape[1])
             steepness = np.vecdot(backward[:, first], backward[:, second]).T
             result: FloatArray = np.einsum("pm,pm->m", steepness, batch.products)
-            return result + np.vecdot(of_output, of_output)
+            result += np.vecdot(of_output, of_output)
+            return result
 
         def weighted_sum(factors: FloatArray) -> FloatArray:
             scaled = _scaled(residuals, factors)

@@ -18,6 +18,10 @@ from ringfence.privacy.clipped_sum import check_examples
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.torch_sum import clip_gradients, micro_batches, sum_on_fine_grid
 
+_PROBES = 4
+_TOLERANCE = 1e-5
+"""Relative and absolute; float32 modules stay within it, and mixing does not."""
+
 
 class ModuleGradients:
     """Per-conversation gradients of a module that maps features to logits.
@@ -25,7 +29,7 @@ class ModuleGradients:
     Mechanism: per-example clipping to C, weighting, a sum, one rounding of it to the grid.
     Unit: one participant, whose conversations weigh at most k together.
     Assumes: the module treats examples one by one. Batch normalisation, mean-centring and negatives from the batch do
-        not, and the last two pass Opacus' validator: hold each shipped module to `gradients` of a batch of one in a test.
+        not, and the last two pass Opacus' validator: made-up examples are therefore held to batches of one, here and now.
     Sensitivity: k * C in L2 norm and one step of the grid a coordinate, within k * `Grid.sensitivity`.
     Source: Abadi et al. 2016, arXiv 1607.00133, algorithm 1; Opacus, arXiv 2109.12298, section 2.
 
@@ -74,6 +78,7 @@ class ModuleGradients:
         self._weights = (
             None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self._device)
         )
+        refuse_mixing(self, shape=tuple(self._features.shape[1:]))
 
     @property
     def examples(self) -> int:
@@ -90,7 +95,7 @@ class ModuleGradients:
         self._load(parameters)
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
         for rows in micro_batches(self.examples, selected, self._device):
-            clipped = clip_gradients(self._gradients(rows), clip_norm=self._grid.clip_norm)
+            clipped = clip_gradients(self._gradients_of(rows), clip_norm=self._grid.clip_norm)
             total += sum_on_fine_grid(
                 clipped, None if self._weights is None else self._weights[rows], self._grid
             )
@@ -100,7 +105,7 @@ class ModuleGradients:
         """Return gradients before clipping, ``(n, d)`` float64, computed in one batch of the given rows (None: all)."""
         self._load(parameters)
         chosen = torch.as_tensor(np.arange(self.examples) if rows is None else rows, device=self._device)
-        return np.asarray(self._gradients(chosen).cpu().numpy())
+        return np.asarray(self._gradients_of(chosen).cpu().numpy())
 
     def _load(self, parameters: FloatArray) -> None:
         values = torch.as_tensor(parameters, dtype=self._dtype, device=self._device)
@@ -112,17 +117,51 @@ class ModuleGradients:
             ):
                 parameter.copy_(piece.view_as(parameter))
 
-    def _gradients(self, rows: torch.Tensor) -> torch.Tensor:
+    def made_up_gradients(self, parameters: FloatArray, features: FloatArray) -> FloatArray:
+        """Return the gradients of examples that are nobody's, ``(m, d)`` float64, computed in one batch."""
+        self._load(parameters)
+        made_up = torch.as_tensor(features, dtype=self._dtype, device=self._device)
+        labels = torch.arange(len(made_up), device=self._device).remainder(2).to(self._dtype)
+        return np.asarray(self._gradients(made_up, labels, torch.ones_like(labels)).cpu().numpy())
+
+    def _gradients_of(self, rows: torch.Tensor) -> torch.Tensor:
+        return self._gradients(self._features[rows], self._labels[rows], self._loss_weights[rows])
+
+    def _gradients(
+        self, features: torch.Tensor, labels: torch.Tensor, loss_weights: torch.Tensor
+    ) -> torch.Tensor:
         self._module.zero_grad()
         # Opacus' hooks fire on the way back through the module's inputs.
-        logits = self._module(self._features[rows].requires_grad_()).reshape(len(rows), -1)
-        targets = self._labels[rows, None].expand_as(logits)
+        logits = self._module(features.requires_grad_()).reshape(len(labels), -1)
+        targets = labels[:, None].expand_as(logits)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        torch.autograd.backward((losses.mean(dim=1) * self._loss_weights[rows]).sum())
-        pieces = [_grad_sample(parameter).reshape(len(rows), -1) for parameter in self._parameters]
+        torch.autograd.backward((losses.mean(dim=1) * loss_weights).sum())
+        pieces = [_grad_sample(parameter).reshape(len(labels), -1) for parameter in self._parameters]
         gradients = torch.cat(pieces, dim=1).double()
         self._module.zero_grad()
         return gradients
+
+
+def refuse_mixing(source: ModuleGradients, *, shape: tuple[int, ...]) -> None:
+    """Hold a module's gradients of made-up examples to those of each alone: whoever is in a batch must not change another's.
+
+    Args:
+        source: of the module.
+        shape: of one example.
+
+    Raises:
+        ConfigError: the module mixes examples, so that no bound on one person's part would hold. The caller's fault.
+    """
+    generator = np.random.default_rng(0)
+    parameters = 0.3 * generator.normal(size=source.grid.dimension)
+    pairs = generator.normal(size=(_PROBES, 2, *shape))
+    together = np.concatenate([source.made_up_gradients(parameters, pair) for pair in pairs])[::2]
+    alone = np.concatenate([source.made_up_gradients(parameters, pair[:1]) for pair in pairs])
+    if not np.allclose(together, alone, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise ConfigError(
+            "The module mixes examples: a conversation's gradient depends on who else is in the batch.",
+            hint="Leave out whatever looks across the batch, such as its mean or its other examples.",
+        )
 
 
 def _grad_sample(parameter: nn.Parameter) -> torch.Tensor:

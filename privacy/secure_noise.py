@@ -97,7 +97,8 @@ def log_uniforms(words: WordArray, more_words: WordArray) -> FloatArray:
     low = uniforms(more_words)
     value = (high + low) * 2.0**-53
     complement = ((2.0**53 - 1.0 - high) + (1.0 - low)) * 2.0**-53
-    return np.where(value < 0.5, np.log(value), np.log1p(-np.minimum(complement, 0.5)))
+    result: FloatArray = np.where(value < 0.5, np.log(value), np.log1p(-np.minimum(complement, 0.5)))
+    return result
 
 
 def standard_normals(source: RandomSource, count: int) -> FloatArray:

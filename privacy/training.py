@@ -10,6 +10,7 @@ from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray
 from ringfence.privacy.bounding import ContributionManifest, verify_manifest
 from ringfence.privacy.clipped_sum import ClippedSumSource, HeadGradients
 from ringfence.privacy.grid import Grid
+from ringfence.privacy.head_gradients import FORMULAS
 from ringfence.privacy.private_step import StepTerms, private_gradient
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.secure_noise import RandomSource
@@ -178,6 +179,8 @@ def _source(
     weights: FloatArray | None,
     device: str,
 ) -> ClippedSumSource:
+    if terms.architecture not in FORMULAS:
+        return _through_its_module(features, labels, terms=terms, grid=grid, weights=weights, device=device)
     if device == "cpu":
         return HeadGradients(
             terms.architecture,
@@ -197,6 +200,29 @@ def _source(
         positive_weight=terms.positive_weight,
         weights=weights,
         device=device,
+    )
+
+
+def _through_its_module(
+    features: FeatureArray,
+    labels: FloatArray | IntegerArray,
+    *,
+    terms: TrainingTerms,
+    grid: Grid,
+    weights: FloatArray | None,
+    device: str,
+) -> ClippedSumSource:
+    """Return the sums of a head that has no closed form: per-sample gradients by Opacus; clip, grid and noise as for any."""
+    from ringfence.privacy.head_modules import module_of
+    from ringfence.privacy.opacus_backend import ModuleGradients
+
+    return ModuleGradients(
+        module_of(terms.architecture, features.shape[2]).to(device),
+        features,
+        labels,
+        grid=grid,
+        positive_weight=terms.positive_weight,
+        weights=weights,
     )
 
 

@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from ringfence.model.errors import BudgetError, ConfigError
-from ringfence.model.head import ARCHITECTURES, HiddenLayerHead
+from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import TrainingTerms
+from ringfence.privacy import opacus_backend
 from ringfence.privacy.bounding import bound_contributions
 from ringfence.privacy.clipped_sum import HeadGradients
 from ringfence.privacy.grid import Grid
+from ringfence.privacy.head_modules import module_of
 from ringfence.privacy.opacus_backend import ModuleGradients
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.torch_sum import DeviceHeadGradients
@@ -63,16 +65,16 @@ def largest_difference(make, features, labels, parameters, *, value: float, sele
     )
 
 
-class Head(nn.Module):
-    """The linear head, with something before it."""
+class After(nn.Module):
+    """A head, with something before it."""
 
-    def __init__(self, before: nn.Module) -> None:
+    def __init__(self, before: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.before = before
-        self.linear = nn.Linear(DIMENSION, 1).double()
+        self.head = head
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.before(features)).squeeze(-1)
+        return self.head(self.before(features))
 
 
 class Centred(nn.Module):
@@ -87,24 +89,6 @@ class BatchNormalised(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return (features - features.mean(dim=0)) / (features.std(dim=0, correction=0) + 1e-5)
-
-
-class HiddenHead(nn.Module):
-    """The head with one hidden layer, with something before it; its parameters in the order of the closed form."""
-
-    def __init__(self, before: nn.Module) -> None:
-        super().__init__()
-        self.before = before
-        self.hidden = nn.Linear(DIMENSION + 1, HiddenLayerHead.UNITS, bias=False).double()
-        self.output = nn.Linear(HiddenLayerHead.UNITS, 1).double()
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        features = self.before(features)
-        with_one = torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
-        return self.output(torch.relu(self.hidden(with_one))).squeeze(-1)
-
-
-MODULES = {"linear-109": Head, "hidden-1761": HiddenHead}
 
 
 @dataclass(frozen=True)
@@ -128,8 +112,7 @@ class Source:
             return HeadGradients(self.architecture, features, labels, **terms)
         if self.backend == "torch":
             return DeviceHeadGradients(self.architecture, features, labels, **terms, device="cpu")
-        with torch.no_grad():
-            head = MODULES[self.architecture](self.before())
+        head = After(self.before(), module_of(self.architecture, DIMENSION))
         return ModuleGradients(head, features.astype(np.float64), labels, **terms)
 
 
@@ -163,9 +146,13 @@ def test_skipped_clipping_is_noticed_every_time_in_25_runs(fault, make):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("before", [Centred, BatchNormalised], ids=["mean-centring", "batch normalisation"])
-def test_examples_that_are_mixed_are_noticed_every_time_in_25_runs(before, architecture):
+def test_examples_that_are_mixed_are_noticed_every_time_in_25_runs(before, architecture, monkeypatch):
     """One person's content reaches everybody else's gradient, so the sum moves by more than their share."""
     features, labels = examples()
+    for _ in range(25):
+        with pytest.raises(ConfigError, match="mixes examples"):
+            Source(architecture, "opacus", before)(features, labels)
+    monkeypatch.setattr(opacus_backend, "refuse_mixing", lambda *_, **__: None)
     make = Source(architecture, "opacus", before)
     for seed in range(25):
         parameters = make.model(seed)

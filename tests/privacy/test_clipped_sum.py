@@ -11,10 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from ringfence.model.errors import ConfigError
-from ringfence.model.head import ARCHITECTURES, HiddenLayerHead
+from ringfence.model.head import ARCHITECTURES
 from ringfence.privacy import clipped_sum
 from ringfence.privacy.clipped_sum import (
     HeadGradients,
@@ -24,38 +23,12 @@ from ringfence.privacy.clipped_sum import (
 )
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.head_gradients import FORMULAS
+from ringfence.privacy.head_modules import MODULES, module_of
 from ringfence.privacy.opacus_backend import ModuleGradients
 from ringfence.privacy.torch_sum import DeviceHeadGradients, clip_gradients, sum_on_fine_grid
 
 DIMENSION = 108
 GRID = Grid(1.0, DIMENSION + 1)
-
-
-class LinearModule(nn.Module):
-    """The linear head as a module: features of each prefix to one logit each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(DIMENSION, 1).double()
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.linear(features).squeeze(-1)
-
-
-class HiddenModule(nn.Module):
-    """The head with one hidden layer, its parameters in the order of the closed form: each unit's bias after its weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(DIMENSION + 1, HiddenLayerHead.UNITS, bias=False).double()
-        self.output = nn.Linear(HiddenLayerHead.UNITS, 1).double()
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        with_one = torch.cat([features, torch.ones_like(features[:, :, :1])], dim=2)
-        return self.output(torch.relu(self.hidden(with_one))).squeeze(-1)
-
-
-MODULES = {"linear-109": LinearModule, "hidden-1761": HiddenModule}
 
 
 def on_device(architecture, features, labels, **changes):
@@ -110,7 +83,9 @@ class TestEveryBackend:
             "positive_weight": 2.0,
             "weights": weights,
         }
-        reference = ModuleGradients(MODULES[architecture](), features.astype(np.float64), labels, **terms)
+        reference = ModuleGradients(
+            module_of(architecture, DIMENSION), features.astype(np.float64), labels, **terms
+        )
         return make(architecture, features, labels, **terms), reference
 
     @pytest.mark.parametrize("prefixes", [1, 4])

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from ringfence.model.errors import BudgetError, ConfigError, PeerError
+from ringfence.model.head import LinearHead
 from ringfence.model.metrics import area_under_roc
 from ringfence.model.plan import PrivacyTerms, TrainingTerms
-from ringfence.privacy import training
+from ringfence.privacy import head_modules, training
 from ringfence.privacy.bounding import ContributionManifest, KeptConversation
 from ringfence.privacy.clipped_sum import LinearHeadGradients
 from ringfence.privacy.grid import Grid
+from ringfence.privacy.head_modules import LinearModule
 from ringfence.privacy.private_step import StepTerms, private_gradient
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.secure_noise import Csprng
@@ -198,3 +200,47 @@ def test_training_never_sees_numbers_that_are_not_its_own(monkeypatch, strangers
 def test_the_size_class_is_the_nearest_power_of_two(expected, size_class):
     assert nearest_size_class(expected) == size_class
     assert training.check_size_class(size_class) is None
+
+
+class SkipHead:
+    """A head that nobody wrote a closed form for: the linear one and half of it again."""
+
+    name = "skip-7"
+
+    def parameter_count(self, dimension: int) -> int:
+        return dimension + 1
+
+    def initial(self, feature_set):
+        return feature_set.warm_start.copy()
+
+    def logits(self, parameters, features):
+        return 1.5 * LinearHead().logits(parameters, features)
+
+
+class SkipModule(LinearModule):
+    def forward(self, features):
+        return 1.5 * super().forward(features)
+
+
+def test_a_head_without_a_closed_form_is_trained_through_its_module(monkeypatch, strangers):
+    """By Opacus' per-sample gradients: the sum before the noise is that of the written-out gradients."""
+    monkeypatch.setattr(head_modules, "MODULES", {**head_modules.MODULES, SkipHead.name: SkipModule})
+    features, labels = examples(64)
+    arguments = {
+        "features": features,
+        "labels": labels,
+        "manifest": strangers(64),
+        "mechanism": SampledGaussian(1, 1.0, 1e-6, 1),
+        "clip_norm": 0.05,
+        "size_class": 64,
+        "rng": Csprng(),
+    }
+    terms = TERMS.model_copy(update={"architecture": SkipHead.name})
+    found = train_privately(np.zeros(DIMENSION + 1), terms=terms, **arguments)
+    # At parameters 0 the gradient is one and a half times the linear head's, so with every conversation clipped it is the same.
+    expected = train_privately(np.zeros(DIMENSION + 1), terms=TERMS, **arguments)
+    assert found == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ConfigError, match="cannot be trained"):
+        train_privately(
+            np.zeros(DIMENSION + 1), terms=TERMS.model_copy(update={"architecture": "no-such"}), **arguments
+        )
