@@ -103,7 +103,8 @@ def log_uniforms(words: WordArray, more_words: WordArray) -> FloatArray:
 
 def standard_normals(source: RandomSource, count: int) -> FloatArray:
     """Return ``(count,)`` independent standard normal float64 values; see `standard_normal_draws`."""
-    return standard_normal_draws(source, draws=1, count=count)[0]
+    values: FloatArray = standard_normal_draws(source, draws=1, count=count)[0]
+    return values
 
 
 def standard_normal_draws(source: RandomSource, *, draws: int, count: int) -> FloatArray:
