@@ -98,7 +98,7 @@ def check(
         note(line)
     if skipped is not None and skipped.first is not None:
         note(f"{skipped.count} lines were passed over; the first: {skipped.first.message}")
-    note("Next: ringfence agent run, to take part in training; these counts stay here.")
+    note(_next_after_check(summary))
 
 
 @application.command(name="preview-schema", epilog="Example: ringfence data preview-schema")
@@ -206,6 +206,25 @@ def passing_home(stack: ExitStack, home: MemberHome) -> MemberHome:
     return passing
 
 
+def _next_after_check(summary: DataSummary) -> str:
+    kept = summary.kept
+    if kept.positive and kept.negative:
+        return "Next: ringfence agent run, to take part in training; these counts stay here."
+    counts = summary.conversations
+    needed = 'a labels query with [data.label_map], or "label": 1 or 0 in files of whole conversations'
+    if not counts.positive and not counts.negative:
+        return f"Next: give labels, since training uses what people have decided: {needed}."
+    missing = [kind for kind in ("positive", "negative") if not getattr(counts, kind)]
+    if missing:
+        return (
+            f"Next: add conversations labelled {missing[0]}, since training learns from both kinds: {needed}."
+        )
+    return (
+        "Next: label more conversations of people who are in few others, since the bound on each person keeps only one kind: "
+        "see kept and dropped above."
+    )
+
+
 def _found_while_reading(snapshot: Snapshot) -> list[str]:
     found = []
     if snapshot.excluded:
@@ -256,7 +275,7 @@ def _expired_text(report: RetentionReport) -> str:
 
 def _text(summary: DataSummary) -> str:
     counts = summary.conversations
-    span = f"{summary.first_at} to {summary.last_at}" if summary.first_at else "no times"
+    span = " to ".join(dict.fromkeys(at for at in (summary.first_at, summary.last_at) if at)) or "no times"
     people = (
         f"{summary.participants}; median {summary.median_group:g}, at most {summary.largest_group} in a conversation, "
         f"one person in at most {summary.busiest}"

@@ -26,6 +26,9 @@ _FEW = 30
 _EVERYWHERE = 0.1
 _LATEST_PLAUSIBLE = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _LANGUAGE_SAMPLE = 1_000
+_OLDEST_CHAT = datetime(1990, 1, 1, tzinfo=UTC).timestamp()
+_NEWEST_CHAT = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
+_FINER_UNITS = (("milliseconds", 1_000), ("microseconds", 1_000_000), ("nanoseconds", 1_000_000_000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,22 @@ def _warnings(counted: _Counted, counts: LabelCounts) -> list[str]:
         )
     if counted.first is None:
         found.append("No message has a time.")
-    return found
+    return found + _time_warnings(counted)
+
+
+def _time_warnings(counted: _Counted) -> list[str]:
+    """Return what to do about times that are no dates; milliseconds where seconds belong are the usual reason."""
+    strange = [time for time in (counted.first, counted.last) if time is not None and not _is_a_date(time)]
+    if not strange:
+        return []
+    for unit, a_second in _FINER_UNITS:
+        if any(_OLDEST_CHAT * a_second <= time < _NEWEST_CHAT * a_second for time in strange):
+            warning = (
+                f"Times look like {unit}: give seconds. In a query write sent_at / {a_second}.0 AS sent_at; in files of "
+                f"whole conversations divide time by {a_second}."
+            )
+            return [warning]
+    return ["Some times lie outside the calendar: give seconds since 1970, or null where none is known."]
 
 
 def _language_warnings(languages: Counter[str]) -> list[str]:
@@ -211,8 +229,12 @@ def _language_warnings(languages: Counter[str]) -> list[str]:
     return [warning]
 
 
-def _iso(seconds: float) -> str:
+def _is_a_date(seconds: float) -> bool:
     # Milliseconds where seconds belong, and years before 1, have no date.
-    if not -_LATEST_PLAUSIBLE / 5 < seconds < _LATEST_PLAUSIBLE:
+    return -_LATEST_PLAUSIBLE / 5 < seconds < _LATEST_PLAUSIBLE
+
+
+def _iso(seconds: float) -> str:
+    if not _is_a_date(seconds):
         return "out of range: times must be in seconds"
     return datetime.fromtimestamp(seconds, tz=UTC).isoformat(timespec="seconds")

@@ -83,6 +83,86 @@ def test_times_that_are_no_dates_are_named_not_fatal(seconds: float) -> None:
     assert "out of range" in str(summarise(data, contribution_bound=2, secret=KEY).first_at)
 
 
+@pytest.mark.parametrize(
+    ("factor", "unit", "fix"),
+    [
+        (1e3, "milliseconds", "sent_at / 1000.0 AS sent_at"),
+        (1e6, "microseconds", "sent_at / 1000000.0 AS sent_at"),
+        (1e9, "nanoseconds", "divide time by 1000000000"),
+    ],
+)
+def test_times_in_a_finer_unit_are_recognised_and_the_way_to_seconds_is_named(
+    factor: float, unit: str, fix: str
+) -> None:
+    for first in (1.7e9, 0.0):  # also where one message has a time of its own
+        data = [
+            Conversation("c", (Message("a", "x", first * factor), Message("b", "y", 1.7e9 * factor)), label=1)
+        ]
+        (warning,) = (
+            line for line in summarise(data, contribution_bound=2, secret=KEY).warnings if unit in line
+        )
+        assert fix in warning
+
+
+def test_times_that_are_no_dates_are_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "chats.jsonl"
+    messages = [{"author": "a", "text": "x", "time": 1.7e12}, {"author": "b", "text": "y", "time": 1.71e12}]
+    path.write_text(json.dumps({"id": 1, "label": 1, "messages": messages}) + "\n")
+    assert run_application(application, ["check", str(path), "--home", str(tmp_path / "home")]) == 0
+    written = capsys.readouterr().out
+    assert written.count("out of range") == 1
+    assert "warning: Times look like milliseconds" in written
+
+
+@pytest.mark.parametrize("seconds", [1e300, -1e300])
+def test_times_outside_every_calendar_are_warned_of(seconds: float) -> None:
+    data = [Conversation("c", (Message("a", "x", seconds),), label=1)]
+    warnings = summarise(data, contribution_bound=2, secret=KEY).warnings
+    assert any("outside the calendar" in line for line in warnings)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9, 4e9])
+def test_times_in_seconds_are_not_warned_of(seconds: float) -> None:
+    data = [Conversation("c", (Message("a", "x", seconds),), label=1)]
+    warnings = summarise(data, contribution_bound=2, secret=KEY).warnings
+    assert not [line for line in warnings if "seconds" in line]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ((1, 0), "Next: ringfence agent run"),
+        ((None, None), "Next: give labels"),
+        ((1, 1), "Next: add conversations labelled negative"),
+        ((0, None), "Next: add conversations labelled positive"),
+    ],
+)
+def test_the_next_step_is_what_is_missing_for_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], labels: tuple[int | None, ...], expected: str
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    lines = [
+        {"id": n, "label": label, "messages": [{"author": f"p{n}", "text": "x"}]}
+        for n, label in enumerate(labels)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run_application(application, ["check", str(path), "--home", str(tmp_path / "home")]) == 0
+    written = capsys.readouterr().err
+    assert expected in written
+    assert ("ringfence agent run" in written) == (labels == (1, 0))
+
+
+def test_that_the_bound_leaves_only_one_kind_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    lines = [{"id": n, "label": n, "messages": [{"author": "everywhere", "text": "x"}]} for n in (0, 1)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["check", str(path), "--contribution-bound", "1", "--home", str(tmp_path / "home")]
+    assert run_application(application, arguments) == 0
+    assert "the bound on each person keeps only one kind" in capsys.readouterr().err
+
+
 @pytest.fixture
 def chats(tmp_path: Path) -> Path:
     path = tmp_path / "chats.jsonl"
