@@ -104,6 +104,8 @@ def _own_files(home: MemberHome, settings: MemberSettings, *, now: datetime) -> 
     except RingfenceError as error:
         yield check_error("policy", error)
     yield _data(home, settings)
+    if settings.device != "cpu":
+        yield _device(settings)
     yield _ledger(home)
     yield check_agent(runs=agent_runs(home), record=read_condition(home))
 
@@ -125,6 +127,17 @@ def _data(home: MemberHome, settings: MemberSettings) -> Finding:
     except RingfenceError as error:
         return check_error("data", error)
     return Finding("data", "PASS", "What it begins with is in the agreed form.")
+
+
+def _device(settings: MemberSettings) -> Finding:
+    from ringfence.client.training_device import training_device
+    from ringfence.model.diagnosis import Finding, check_error
+    from ringfence.model.errors import RingfenceError
+
+    try:
+        return Finding("device", "PASS", f"The private step runs on {training_device(settings.device)}.")
+    except RingfenceError as error:
+        return check_error("device", error)
 
 
 def _ledger(home: MemberHome) -> Finding:

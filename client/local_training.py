@@ -26,6 +26,7 @@ from ringfence.client.participation import (
     read_signed_plan,
 )
 from ringfence.client.snapshot import Snapshot
+from ringfence.client.training_device import training_device
 from ringfence.model.errors import PeerError
 from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.feature_set import FeatureSet, load_feature_set
@@ -104,7 +105,7 @@ class LocalTrainer:
             made: RoundUpdate = evaluate_locally(request, plan=plan, rows=rows)
         else:
             rows = self._rows(plan, prefixes=plan.training.prefixes)
-            made = _train(request, plan=plan, rows=rows, size_class=settings.size_class)
+            made = _train(request, plan=plan, rows=rows, settings=settings)
         return LocalAnswer(update=made, dataset_digest=rows.manifest.digest())
 
     def _notice_forgotten(self) -> None:
@@ -145,7 +146,7 @@ class LocalTrainer:
         return open_labelled(self._home, settings)
 
 
-def _train(request: TrainRequest, *, plan: Plan, rows: TrainingRows, size_class: int) -> TrainUpdate:
+def _train(request: TrainRequest, *, plan: Plan, rows: TrainingRows, settings: MemberSettings) -> TrainUpdate:
     from ringfence.privacy.answer_mechanism import round_mechanism
     from ringfence.privacy.secure_noise import Csprng
     from ringfence.privacy.training import train_privately
@@ -159,8 +160,9 @@ def _train(request: TrainRequest, *, plan: Plan, rows: TrainingRows, size_class:
         terms=plan.training,
         mechanism=round_mechanism(plan).own,
         clip_norm=plan.privacy.clip_norm,
-        size_class=size_class,
+        size_class=settings.size_class,
         rng=Csprng(),
+        device=training_device(settings.device),
     )
     return TrainUpdate(
         run=request.run,

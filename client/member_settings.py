@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ringfence.client.data_settings import DataSettings as DataSettings
 from ringfence.client.member_home import MemberHome
+from ringfence.client.training_device import Device
 from ringfence.model.atomic_file import write_atomically
 from ringfence.model.errors import ConfigError
 from ringfence.model.joining import SizeClass
@@ -26,6 +27,8 @@ class MemberSettings(BaseModel):
         demonstration: True only in a federation on invented or public data.
         plan_public_key: Ed25519 key that signs plans, base64 of its 32 bytes.
         size_class: power of two near the number of conversations, declared in public when joining.
+        device: where the private step runs: "cpu", "cuda", or "auto" for a GPU where there is one. The CPU is faster for
+            the heads that plans train.
         data: where the conversations lie.
     """
 
@@ -38,6 +41,7 @@ class MemberSettings(BaseModel):
     demonstration: bool = False
     plan_public_key: str
     size_class: SizeClass = 256
+    device: Device = "cpu"
     data: DataSettings = DataSettings()
 
 

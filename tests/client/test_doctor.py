@@ -72,6 +72,19 @@ def findings(home: MemberHome, *, now: datetime | None = None) -> dict[str, Find
     return worst
 
 
+def test_a_gpu_that_was_chosen_and_cannot_be_used_fails_with_the_way_out(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "device" not in findings(home), "the CPU is always there"
+    settings = load_member_settings(home)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for device, level, fix in (("cuda", "FAIL", 'device = "cpu"'), ("auto", "PASS", "")):
+        save_member_settings(home, settings=settings.model_copy(update={"device": device}))
+        found = findings(home)["device"]
+        assert found.level == level
+        assert fix in found.fix
+
+
 def test_a_sound_member_passes_every_check_and_is_told_to_start_its_agent(home: MemberHome) -> None:
     found = findings(home)
     assert {check: finding.level for check, finding in found.items()} == {
