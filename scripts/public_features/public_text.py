@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ import numpy as np
 from ringfence.model.conversation import Conversation, Message
 from ringfence.model.phrases import STAGES, load_phrase_bank
 from ringfence.model.typing_habits import TypingHabits
+
+TEXT_SHA256 = {
+    "cfa09e224d9f5eb0dd929b2e6169f638b6b1985157bdd1f910bc0a92370c7519": "chitchat-dataset 0.9.0, as convert_chat.py writes it",
+    "baae96c06640f328d38be306d0b6c9eb19cd17845a3008f5b17c5afb2bac9d6a": "synthetic-se-dialogues, government impersonation",
+}
+"""SHA-256 of the JSON lines, unpacked, and what they are: the features were built from these and nothing else."""
 
 OTHER = len(STAGES)
 FILLINGS = 6
@@ -33,16 +40,25 @@ class TaggedText:
 
 
 def read_chat(paths: Sequence[Path]) -> list[Conversation]:
-    """Read conversations of gzipped JSON lines, in the order of the files."""
+    """Read conversations of gzipped JSON lines, in the order of the files.
+
+    Raises:
+        SystemExit: a file is not one of the two that the features were built from.
+    """
     result = []
     for path in paths:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                item = json.loads(line)
-                messages = tuple(
-                    Message(author=m["author"], text=m["text"], time=m.get("time")) for m in item["messages"]
-                )
-                result.append(Conversation(id=item["id"], messages=messages))
+        content = gzip.decompress(path.read_bytes())
+        found = hashlib.sha256(content).hexdigest()
+        if found not in TEXT_SHA256:
+            raise SystemExit(
+                f"{path.name} has SHA-256 {found} when unpacked, which is none of TEXT_SHA256; see README.md"
+            )
+        for line in content.decode("utf-8").split("\n")[:-1]:
+            item = json.loads(line)
+            messages = tuple(
+                Message(author=m["author"], text=m["text"], time=m.get("time")) for m in item["messages"]
+            )
+            result.append(Conversation(id=item["id"], messages=messages))
     return result
 
 
