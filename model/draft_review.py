@@ -78,6 +78,8 @@ def _review_root(root: Metadata[Root], *, trusted: Root | None) -> list[str]:
         if entitled.threshold < LEAST_GOVERNANCE or len(set(entitled.keyids)) < LEAST_GOVERNANCE:
             _refuse(f"One key alone could change {role}.")
         lines.append(f"{role}: {_who(content, entitled.keyids, entitled.threshold)} decide")
+    for role in ("snapshot", "timestamp") if trusted is not None else ():
+        lines += _changed_daily_key(role, before=trusted, after=content)
     governing = set(content.roles["root"].keyids) | set(content.roles["targets"].keyids)
     if governing & (set(content.roles["snapshot"].keyids) | set(content.roles["timestamp"].keyids)):
         _refuse("A key of daily use would also govern.")
@@ -104,6 +106,7 @@ def _review_targets(targets: Metadata[Targets], *, root: Root | None, trusted: T
         _refuse("The threshold of stable cannot be met.")
     lines = [f"stable: {_who(content, stable.keyids, stable.threshold)} approve"]
     if trusted is not None:
+        lines += _changed_daily_key("candidate", before=trusted, after=content)
         before = delegation(trusted, role="stable")
         for key_id in sorted(set(before.keyids) - set(stable.keyids)):
             lines.append(f"stable: {key_name(trusted, key_id=key_id)} approves no longer")
@@ -112,6 +115,12 @@ def _review_targets(targets: Metadata[Targets], *, root: Root | None, trusted: T
         if stable.threshold < before.threshold:
             lines.append(f"stable: the threshold FALLS from {before.threshold} to {stable.threshold}")
     return lines
+
+
+def _changed_daily_key(role: str, *, before: Root | Targets, after: Root | Targets) -> list[str]:
+    known = set(before.get_delegated_role(role).keyids)
+    new = sorted(set(after.get_delegated_role(role).keyids) - known)
+    return [f"{role}: the coordinator signs with another key from now on, {key_id[:16]}" for key_id in new]
 
 
 def _review_stable(

@@ -17,6 +17,7 @@ from ringfence.server import (
     control_plane_commands,
     database_commands,
     doctor_command,
+    keys_commands,
     member_commands,
     plan_commands,
     release_commands,
@@ -36,6 +37,7 @@ release_commands.application.command(
 for _group in (
     member_commands,
     ca_commands,
+    keys_commands,
     trust_commands,
     plan_commands,
     run_commands,

@@ -107,7 +107,7 @@ def _keys(home: CoordinatorHome, settings: CoordinatorSettings, *, now: datetime
     from ringfence.server.doctor import check_certificates, check_root_key
     from ringfence.server.root_authority import load_root
 
-    private = [home.intermediate_file, home.server_key_file, *sorted(home.keys.glob("*.key"))]
+    private = [home.intermediate_file, home.server_key_file, *sorted(home.keys.rglob("*.key"))]
     yield check_private_files("keys", modes_of(private))
     yield check_root_key(is_here=home.root_key_file.exists(), file=str(home.root_key_file))
     try:

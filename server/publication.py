@@ -14,7 +14,13 @@ from ringfence.model.errors import ExpiredError, ReleaseError, RollbackError
 from ringfence.model.trust_chain import COORDINATOR, check_next_root, check_role
 from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.release_repository import RepositoryState
-from ringfence.server.signing_keys import load_coordinator_key
+from ringfence.server.signing_keys import (
+    ROTATED_WITH_MEMBERS,
+    KeyName,
+    newest_keys,
+    next_key_file,
+    take_next_key,
+)
 from ringfence.server.trust_roles import CoordinatorKeys, build_channel, expires, named_key
 
 _ROLES = ("root", "targets", "stable", "candidate", "snapshot", "timestamp")
@@ -47,18 +53,58 @@ class CoordinatorSigners:
         )
 
 
-def load_signers(home: CoordinatorHome) -> CoordinatorSigners:
+def load_signers(
+    home: CoordinatorHome, *, root: Root | None = None, targets: Targets | None = None
+) -> CoordinatorSigners:
     """Read the coordinator's keys of the release repository.
+
+    Args:
+        home: the coordinator's folder.
+        root: under which they sign: of two keys of one role, the one that it names. None for the newest, which the next root
+            is to name.
+        targets: the same for candidates.
 
     Raises:
         ConfigError: a key is missing, damaged or readable by others. The operator's to mend.
     """
+    delegators: Mapping[KeyName, Root | Targets | None] = {
+        "candidate": targets,
+        "snapshot": root,
+        "timestamp": root,
+    }
+
+    def signer(name: KeyName) -> CryptoSigner:
+        found = [_signer(key, name=COORDINATOR) for key in newest_keys(home, name=name)]
+        delegator = delegators.get(name)
+        if delegator is None:
+            return found[0]
+        entitled = delegator.get_delegated_role(name).keyids
+        # None that is entitled: the check before publishing says so, in words.
+        return next((one for one in found if one.public_key.keyid in entitled), found[-1])
+
     return CoordinatorSigners(
-        governance=_signer(load_coordinator_key(home, name="governance"), name=COORDINATOR),
-        candidate=_signer(load_coordinator_key(home, name="candidate"), name=COORDINATOR),
-        snapshot=_signer(load_coordinator_key(home, name="snapshot"), name=COORDINATOR),
-        timestamp=_signer(load_coordinator_key(home, name="timestamp"), name=COORDINATOR),
+        governance=signer("governance"),
+        candidate=signer("candidate"),
+        snapshot=signer("snapshot"),
+        timestamp=signer("timestamp"),
     )
+
+
+def settle_keys(home: CoordinatorHome, *, published: RepositoryState) -> tuple[KeyName, ...]:
+    """Let keys that waited, and that the published state names, take the place of those before; return their names.
+
+    A crash before this changes nothing: whoever signs takes the key that the state names.
+    """
+    settled = []
+    for name in ROTATED_WITH_MEMBERS:
+        if not next_key_file(home, name=name).exists():
+            continue
+        delegator = published.targets.signed if name == "candidate" else published.root.signed
+        waiting = _signer(newest_keys(home, name=name)[0], name=COORDINATOR)
+        if waiting.public_key.keyid in delegator.get_delegated_role(name).keyids:
+            take_next_key(home, name=name)
+            settled.append(name)
+    return tuple(settled)
 
 
 def first_state(
@@ -86,7 +132,13 @@ def next_state(
     candidate: Metadata[Targets] | None = None,
     now: datetime,
 ) -> RepositoryState:
-    """Return the state after replacing some roles, under a new snapshot and timestamp."""
+    """Return the state after replacing some roles, under a new snapshot and timestamp.
+
+    Where new targets name another key for candidates, what is a candidate now is signed anew by it.
+    """
+    if targets is not None and candidate is None and not _is_signed_under(targets.signed, present.candidate):
+        signed = present.candidate.signed
+        candidate = sign_candidate(signed.targets, signers=signers, version=signed.version + 1, now=now)
     changed = replace(
         present,
         root=root or present.root,
@@ -229,6 +281,10 @@ def _timestamp(
     metadata = Metadata(content)
     metadata.sign(signers.timestamp)
     return metadata
+
+
+def _is_signed_under(targets: Targets, candidate: Metadata[Targets]) -> bool:
+    return targets.get_verification_result("candidate", candidate.signed_bytes, candidate.signatures).verified
 
 
 def _signer(key: Ed25519PrivateKey, *, name: str) -> CryptoSigner:

@@ -33,6 +33,7 @@ def jump_ahead(home: CoordinatorHome, *, now: datetime) -> tuple[str, ...]:
         return missing
     with repository.lock():
         present = repository.read()
-        following = renewed_timestamp(load_signers(home), present=present, now=now, versions=VERSIONS)
+        signers = load_signers(home, root=present.root.signed, targets=present.targets.signed)
+        following = renewed_timestamp(signers, present=present, now=now, versions=VERSIONS)
         repository.switch({"timestamp.json": following.timestamp.to_bytes()})
     return missing

@@ -29,12 +29,14 @@ from ringfence.server.draft_signing import content_of, require_complete, summari
 from ringfence.server.draft_store import DraftStore
 from ringfence.server.members import Member
 from ringfence.server.publication import (
+    CoordinatorSigners,
     check_state,
     files_of,
     first_state,
     load_signers,
     next_state,
     renewed_timestamp,
+    settle_keys,
     sign_candidate,
 )
 from ringfence.server.release_drafting import release_draft, release_targets, trust_draft, yank_draft
@@ -227,10 +229,17 @@ class ReleaseTrust:
             if present is not None and _is_published(
                 content.root, content.targets, content.stable, present=present
             ):
+                settle_keys(self._home, published=present)
                 self._drafts.remove(draft_id)  # a crash came between the switch and this line
                 return present
             require_complete(summarise(draft, state=present))
-            signers = load_signers(self._home)
+            root = content.root or (present.root if present else None)
+            targets = content.targets or (present.targets if present else None)
+            signers = load_signers(
+                self._home,
+                root=root.signed if root else None,
+                targets=targets.signed if targets else None,
+            )
             if present is not None:
                 following = next_state(
                     signers,
@@ -253,6 +262,7 @@ class ReleaseTrust:
                     "The first draft must hold root, targets and stable.", hint="Draft it again."
                 )
             self._switch(following, present=present)
+            settle_keys(self._home, published=following)
             self._drafts.remove(draft_id)
             return following
 
@@ -278,7 +288,7 @@ class ReleaseTrust:
                 )
             self._place(manifest, locate=folder.joinpath)
             targets.update({target.path: target for target in release_targets(manifest)})
-            signers = load_signers(self._home)
+            signers = self._signers(present)
             candidate = sign_candidate(
                 targets, signers=signers, version=present.candidate.signed.version + 1, now=self._now()
             )
@@ -294,9 +304,8 @@ class ReleaseTrust:
             now = self._now()
             if present.timestamp.signed.expires - now > LIFETIMES["timestamp"] / 2:
                 return False
-            self._switch(
-                renewed_timestamp(load_signers(self._home), present=present, now=now), present=present
-            )
+            self._switch(renewed_timestamp(self._signers(present), present=present, now=now), present=present)
+            settle_keys(self._home, published=present)  # where a crash came before it
             return True
 
     # Reading.
@@ -341,6 +350,9 @@ class ReleaseTrust:
         """Return the names of the keys that may countersign a stable release."""
         targets = self.repository.read().targets.signed
         return tuple(key_name(targets, key_id=key_id) for key_id in delegation(targets, role="stable").keyids)
+
+    def _signers(self, present: RepositoryState) -> CoordinatorSigners:
+        return load_signers(self._home, root=present.root.signed, targets=present.targets.signed)
 
     def _present(self) -> RepositoryState | None:
         return self.repository.read() if self.repository.exists else None
