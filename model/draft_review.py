@@ -78,8 +78,9 @@ def _review_root(root: Metadata[Root], *, trusted: Root | None) -> list[str]:
         if entitled.threshold < LEAST_GOVERNANCE or len(set(entitled.keyids)) < LEAST_GOVERNANCE:
             _refuse(f"One key alone could change {role}.")
         lines.append(f"{role}: {_who(content, entitled.keyids, entitled.threshold)} decide")
-    for role in ("snapshot", "timestamp") if trusted is not None else ():
-        lines += _changed_daily_key(role, before=trusted, after=content)
+    if trusted is not None:
+        for role in ("snapshot", "timestamp"):
+            lines += _changed_daily_key(role, before=trusted, after=content)
     governing = set(content.roles["root"].keyids) | set(content.roles["targets"].keyids)
     if governing & (set(content.roles["snapshot"].keyids) | set(content.roles["timestamp"].keyids)):
         _refuse("A key of daily use would also govern.")
