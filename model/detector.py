@@ -89,6 +89,11 @@ class FeatureSource(Protocol):
     def rows_of_beginnings(self, conversation: Conversation) -> npt.NDArray[np.float32]:
         """Return the row after each message of the conversation, (n, dimension) float32."""
 
+    def tagged_beginnings(
+        self, conversation: Conversation
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return `rows_of_beginnings` and the `tags` of the messages; each message is encoded once for both."""
+
     def new_state(self, saved: bytes | None = None) -> RowState:
         """Return the state of a conversation that goes on."""
 
