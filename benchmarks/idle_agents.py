@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from ringfence.demo.company_data import simulated_companies
-from ringfence.demo.federation import DemoFolder, Federation
+from ringfence.demo.demo_folder import DemoFolder
+from ringfence.demo.federation import Federation
 from ringfence.demo.processes import Processes
 
 _WATCHED_S = 20.0
@@ -38,8 +39,7 @@ def main() -> None:
         folder = DemoFolder(
             root=Path(scratch) / "federation", members=tuple(company.name for company in companies)
         )
-        folder.prepare()
-        with Processes(logs=folder.logs) as processes:
+        with folder.claim() as claim, Processes(logs=folder.logs, inherited=(claim,)) as processes:
             Federation(folder=folder, processes=processes, epsilon=6.0).found(
                 companies, threshold=min(2, members)
             )

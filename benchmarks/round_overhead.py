@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 
 from ringfence.demo.company_data import simulated_companies
+from ringfence.demo.demo_folder import DemoFolder
 from ringfence.demo.demonstration import DemoTerms, make_plan
-from ringfence.demo.federation import DemoFolder, Federation
+from ringfence.demo.federation import Federation
 from ringfence.demo.processes import Processes
 from ringfence.model.feature_set import load_feature_set
 
@@ -43,7 +44,6 @@ def measure(scratch: Path, *, members: int, rounds: int, conversations: int) -> 
     """Run a federation and print what its rounds cost."""
     companies = simulated_companies(members=members, conversations=conversations, seed=7).companies
     folder = DemoFolder(root=scratch / "federation", members=tuple(company.name for company in companies))
-    folder.prepare()
     terms = DemoTerms(
         corpus=(),
         members=members,
@@ -54,7 +54,7 @@ def measure(scratch: Path, *, members: int, rounds: int, conversations: int) -> 
         seed=7,
     )
     plan = make_plan(terms, features=load_feature_set("static-128"), members=members)
-    with Processes(logs=folder.logs) as processes:
+    with folder.claim() as claim, Processes(logs=folder.logs, inherited=(claim,)) as processes:
         federation = Federation(folder=folder, processes=processes, epsilon=terms.epsilon)
         federation.found(companies, threshold=min(2, members))
         load = os.getloadavg()[0]

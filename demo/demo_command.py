@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,8 +54,9 @@ def demo(
     # Before torch is imported: the whole federation shares this machine.
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # A stop by another program cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from ringfence.demo.stop_signals import stop_as_ctrl_c_does
+
+    stop_as_ctrl_c_does()
     from ringfence.demo.demonstration import DemoTerms, demonstrate
 
     terms = DemoTerms(

@@ -16,7 +16,8 @@ from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.local_data import training_rows
 from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.demo.company_data import Companies, companies_from_corpus, simulated_companies
-from ringfence.demo.federation import CONTRIBUTION_BOUND, FEDERATION, VERSION, DemoFolder, Federation
+from ringfence.demo.demo_folder import DemoFolder
+from ringfence.demo.federation import CONTRIBUTION_BOUND, FEDERATION, VERSION, Federation
 from ringfence.demo.processes import Processes
 from ringfence.demo.reference_rows import FEDERATED, HeldOut, OpenRows, QualityRow, reference_rows
 from ringfence.model.detector import Detector
@@ -115,37 +116,37 @@ def demonstrate(terms: DemoTerms, *, say: Callable[[str], None]) -> Outcome:
     plan = make_plan(terms, features=features, members=len(names))
     threshold = min(2, len(names))
     folder = DemoFolder(root=terms.folder, members=names)
-    folder.prepare()
-    say(f"{len(names)} companies with {companies.source}, in {terms.folder}:")
-    for company in companies.companies:
-        positive = sum(item.label == 1 for item in company.train)
-        say(
-            f"  {company.name:<12} {len(company.train):>6} conversations, {positive} positive, {len(company.test)} held out"
+    with folder.claim() as claim:
+        say(f"{len(names)} companies with {companies.source}, in {terms.folder}:")
+        for company in companies.companies:
+            positive = sum(item.label == 1 for item in company.train)
+            say(
+                f"  {company.name:<12} {len(company.train):>6} conversations, {positive} positive, {len(company.test)} held out"
+            )
+        with Processes(logs=folder.logs, inherited=(claim,)) as processes:
+            federation = Federation(folder=folder, processes=processes, epsilon=terms.epsilon)
+            federation.found(companies.companies, threshold=threshold)
+            say("Coordinator and members run as processes of their own, with mutual TLS between them.")
+            rounds_began = time.monotonic()
+            _show_progress(federation.run(plan), total=terms.rounds)
+            round_s = (time.monotonic() - rounds_began) / terms.rounds
+            release = federation.release(threshold=threshold)
+            _check_release(release, federation=federation, companies=companies)
+        rows = _measure(companies, plan=plan, features=features, federation=federation)
+        statement = epsilon_of(plan)
+        return Outcome(
+            folder=terms.folder,
+            members=names,
+            run=federation.latest_run().name,
+            rows=tuple(rows),
+            epsilon=statement.epsilon,
+            meaning=_meaning(plan, platforms=dict(statement.epsilon_by_platforms)),
+            version=VERSION,
+            release=release,
+            signed_by=f"{threshold} of {len(names)} members",
+            round_s=round_s,
+            total_s=time.monotonic() - began,
         )
-    with Processes(logs=folder.logs) as processes:
-        federation = Federation(folder=folder, processes=processes, epsilon=terms.epsilon)
-        federation.found(companies.companies, threshold=threshold)
-        say("Coordinator and members run as processes of their own, with mutual TLS between them.")
-        rounds_began = time.monotonic()
-        _show_progress(federation.run(plan), total=terms.rounds)
-        round_s = (time.monotonic() - rounds_began) / terms.rounds
-        release = federation.release(threshold=threshold)
-        _check_release(release, federation=federation, companies=companies)
-    rows = _measure(companies, plan=plan, features=features, federation=federation)
-    statement = epsilon_of(plan)
-    return Outcome(
-        folder=terms.folder,
-        members=names,
-        run=federation.latest_run().name,
-        rows=tuple(rows),
-        epsilon=statement.epsilon,
-        meaning=_meaning(plan, platforms=dict(statement.epsilon_by_platforms)),
-        version=VERSION,
-        release=release,
-        signed_by=f"{threshold} of {len(names)} members",
-        round_s=round_s,
-        total_s=time.monotonic() - began,
-    )
 
 
 def make_plan(terms: DemoTerms, *, features: FeatureSet, members: int) -> Plan:

@@ -7,7 +7,6 @@ but what goes over the wire.
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,85 +18,27 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ringfence.client.member_home import MemberHome
 from ringfence.client.policy import Policy, default_policy
 from ringfence.client.policy_rules import BudgetRules
 from ringfence.client.policy_text import save_policy
 from ringfence.demo.company_data import write_jsonl
-from ringfence.demo.processes import COORDINATOR, MEMBER, Processes, call
-from ringfence.model.errors import ConfigError, DeadlineError, RingfenceError
+from ringfence.demo.demo_folder import DemoFolder
+from ringfence.demo.processes import COORDINATOR, MEMBER, Processes
+from ringfence.model.errors import DeadlineError, RingfenceError
 from ringfence.model.plan import Plan
 from ringfence.model.settings_file import toml_text
 from ringfence.model.simulation import CompanyData
 from ringfence.privacy.training import nearest_size_class
 from ringfence.server.aggregation import published_model
-from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.run_store import Run, RunStore
 
 FEDERATION = "demo"
 VERSION = "0.1.0"
 CONTRIBUTION_BOUND = 2
-_MARKER = ".ringfence-demo-folder"
 _START_S = 60.0
 _RUNS_FOR_LIFE = 4
 _POLL_S = 0.1
 Item = TypeVar("Item")
-
-
-@dataclass(slots=True)
-class DemoFolder:
-    """The one folder that the demonstration writes to.
-
-    Attributes:
-        root: the folder.
-        members: names of the companies.
-    """
-
-    root: Path
-    members: tuple[str, ...]
-
-    @property
-    def coordinator(self) -> CoordinatorHome:
-        """The coordinator's folder."""
-        return CoordinatorHome(self.root / "coordinator")
-
-    @property
-    def logs(self) -> Path:
-        """Folder of every process's output."""
-        return self.root / "logs"
-
-    @property
-    def plan_file(self) -> Path:
-        """The plan of the run."""
-        return self.root / "plan.toml"
-
-    def member(self, name: str) -> MemberHome:
-        """A company's folder."""
-        return MemberHome(self.root / "members" / name)
-
-    def held_out_file(self, name: str) -> Path:
-        """A company's held-out conversations."""
-        return self.member(name).root / "held-out.jsonl"
-
-    def prepare(self) -> None:
-        """Empty the folder of an earlier demonstration, or make it.
-
-        Raises:
-            ConfigError: the folder holds something else. The user's to decide.
-        """
-        if self.root.exists() and not (self.root / _MARKER).exists() and any(self.root.iterdir()):
-            raise ConfigError(
-                f"{self.root} holds something that the demonstration did not write.",
-                hint="Choose another --folder.",
-            )
-        try:
-            shutil.rmtree(self.root, ignore_errors=True)
-            self.logs.mkdir(parents=True)
-            (self.root / _MARKER).touch()
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot write to {self.root}: {error.strerror}", hint="Choose another --folder."
-            ) from error
 
 
 @dataclass(slots=True)
@@ -206,7 +147,7 @@ class Federation:
         return [row["probability"] for row in _score_rows(lines)]
 
     def _join(self, company: CompanyData) -> None:
-        home = self.folder.member(company.name)
+        home = self.folder.member(company.name).create()
         size_class = nearest_size_class(len(company.train))
         self.size_classes[company.name] = size_class
         data = home.root / "conversations.jsonl"
@@ -255,10 +196,12 @@ class Federation:
             time.sleep(_POLL_S)
 
     def _coordinate(self, *words: str) -> str:
-        return call([*COORDINATOR, *words, "--home", str(self.folder.coordinator.root)])
+        return self.processes.call([*COORDINATOR, *words, "--home", str(self.folder.coordinator.root)])
 
     def _member(self, member: str, *words: str) -> str:
-        return call([*MEMBER, *words, "--home", str(self.folder.member(member).root)], timeout_s=120.0)
+        return self.processes.call(
+            [*MEMBER, *words, "--home", str(self.folder.member(member).root)], timeout_s=120.0
+        )
 
     @staticmethod
     def _each(items: Sequence[Item], step: Callable[[Item], object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from ringfence.demo.demo_folder import DemoFolder
 
 COMMAND = [sys.executable, "-m", "ringfence.client.command_line", "demo"]
 SMALL = ["--conversations", "80", "--rounds", "5"]
@@ -40,6 +43,29 @@ def agents_of(folder: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def listeners_of(process: psutil.Process) -> set[str]:
+    """Return the addresses that a process takes connections or datagrams at, as ``ss -lntup`` would."""
+    try:
+        found = process.net_connections(kind="inet")
+    except psutil.NoSuchProcess:
+        return set()
+    return {
+        one.laddr.ip.removeprefix("::ffff:")
+        for one in found
+        if one.status == psutil.CONN_LISTEN or one.type is socket.SOCK_DGRAM
+    }
+
+
+def wait_for_answers(started: subprocess.Popen, folder: Path) -> None:
+    """Wait until every member has answered a round."""
+    deadline = time.monotonic() + 300
+    logs = [folder / "logs" / f"{name}.log" for name in ("alder", "birch", "cedar")]
+    while not all(log.exists() and "round 1: answered" in log.read_text() for log in logs):
+        assert started.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline, "no round was answered"
+        time.sleep(0.2)
 
 
 def wait_for_agents(started: subprocess.Popen, folder: Path, *, count: int) -> list[psutil.Process]:
@@ -96,24 +122,39 @@ def test_the_demonstration_ends_well_prints_at_most_forty_lines_and_leaves_nothi
     }
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_demonstration_that_is_stopped_takes_its_processes_with_it(
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_demonstration_listens_on_loopback_alone_and_takes_its_processes_with_it_however_it_is_stopped(
     folder: Path, stop: signal.Signals
 ) -> None:
     started = subprocess.Popen(
         [*COMMAND, "--conversations", "80", "--rounds", "200", "--folder", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        text=True,
         start_new_session=True,
         # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait_for_agents(started, folder, count=3)
-    assert len(family_of(folder)) >= 7, "the demonstration, the coordinator's processes and three agents"
+    agents = wait_for_agents(started, folder, count=3)
+    wait_for_answers(started, folder)
+    family = family_of(folder)
+    assert len(family) >= 7, "the demonstration, the coordinator's processes and three agents"
+    workers = [worker for agent in agents for worker in agent.children(recursive=True)]
+    assert len(workers) >= 3, "each agent's worker is there to be looked at"
+    assert [listeners_of(one) for one in (*agents, *workers)] == [set()] * (len(agents) + len(workers))
+    assert set().union(*map(listeners_of, family)) == {"127.0.0.1"}
     started.send_signal(stop)
-    started.communicate(timeout=60)
-    assert started.returncode == 130
-    assert family_of(folder) == []
+    printed, _ = started.communicate(timeout=120)
+    if stop is signal.SIGKILL:
+        # Nobody was left to end them: they end by themselves, and the next demonstration waits for that.
+        with DemoFolder(root=folder, members=()).claim(patience_s=120):
+            assert family_of(folder) == []
+    else:
+        assert started.returncode == 130
+        assert printed.splitlines()[-1] == "Stopped."
+        assert family_of(folder) == []
+    assert [one for one in workers if one.is_running()] == []
 
 
 def test_a_process_of_the_demonstration_that_dies_ends_it_with_its_last_words(folder: Path) -> None:
