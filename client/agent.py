@@ -18,11 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ringfence.client.agent_condition import AgentCondition, agent_lock_file
-from ringfence.client.answer_schema import FirewallError
 from ringfence.client.answer_timing import SHARE_OF_DEADLINE, padded_until
 from ringfence.client.answering import Answering, Outgoing
+from ringfence.client.audit_against_ledger import verify_departures
 from ringfence.client.audit_log import AuditLog
-from ringfence.client.exclusions import exclusions_stamp
 from ringfence.client.firewall import Cleared, Firewall, question_of
 from ringfence.client.flower_adapter import FleetConnection, FleetTask, RunOverError
 from ringfence.client.identity_expiry import require_valid
@@ -31,12 +30,14 @@ from ringfence.client.member_ledger import MemberLedger, open_member_ledger
 from ringfence.client.member_settings import MemberSettings, load_member_settings
 from ringfence.client.policy import load_policy
 from ringfence.client.policy_gate import PolicyGate
+from ringfence.client.refusals import refusal_code
 from ringfence.client.release_following import ReleaseFollower
 from ringfence.client.renewal import renewing
 from ringfence.client.retention import DAY_S, apply_retention
+from ringfence.client.withdrawals import Withdrawals
 from ringfence.client.worker import Worker
 from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError, RingfenceError
-from ringfence.model.round_messages import Refusal, RefusalCode
+from ringfence.model.round_messages import Refusal
 from ringfence.model.service_notice import ServiceNotice
 
 log = logging.getLogger("ringfence.agent")
@@ -44,6 +45,7 @@ _SHORTEST_SLOT_S = 30.0
 _LONGEST_SLOT_S = 3600.0
 _BEAT_S = 10.0
 _LOCK_TRIES = 10
+_NEVER = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Agent:
         home: the member's folder.
         settings: the member's settings.
         answering: decides what shall leave.
-        ledger: is told what left.
+        ledger: says what was charged, and is told what left.
         firewall: clears what shall leave, and records it.
         connect: opens the fleet connection.
         poll_s: least seconds between two questions to the coordinator for work that it had none for.
@@ -102,6 +104,8 @@ class Agent:
         self._connect = connect
         self._poll_s = poll_s
         self._retry = retry or Retry()
+        self._withdrawals = Withdrawals(home, owner=ledger)
+        self._looked_at: object = _NEVER
         self._house_due_at = 0.0
         self._condition = condition or AgentCondition(home, notice=ServiceNotice())
 
@@ -114,6 +118,8 @@ class Agent:
         """
         failures = 0
         while not stop.is_set():
+            # Also while the coordinator is away, for however long: what is over its time goes all the same.
+            self._keep_house()
             try:
                 with self._connect() as connection:
                     (self._home.agent / "node-id").write_text(str(connection.node_id))
@@ -153,7 +159,15 @@ class Agent:
                 stop.wait(self._poll_s)
 
     def _keep_house(self) -> None:
-        """Once a day, and when it starts, remove what is older than the member's policy allows."""
+        """Withdraw what a request to forget somebody has left to the agent; once a day, remove what is over its time."""
+        stamp = self._withdrawals.stamp()
+        if stamp != self._looked_at:
+            self._looked_at = stamp
+            try:
+                self._withdrawals.settle()
+            except RingfenceError as error:
+                # Said once; until it is mended nothing leaves, because every answer asks for it again.
+                log.error("answers could not be withdrawn: %s %s", error.message, error.hint)
         now = time.time()
         if now < self._house_due_at:
             return
@@ -183,21 +197,26 @@ class Agent:
         return stop.is_set()
 
     def _send(self, connection: FleetConnection, task: FleetTask, outgoing: Outgoing) -> None:
-        cleared = self._clear(outgoing)
-        # Before the first byte goes: a coordinator that breaks off at the last one must not keep an answer "unsent".
-        if outgoing.request is not None and cleared.kind != "refusal":
-            self._ledger.mark_sent(outgoing.request)
-        connection.answer(task, cleared)
+        connection.answer(task, self._cleared(outgoing))
 
-    def _clear(self, outgoing: Outgoing) -> Cleared:
-        request, plan = outgoing.request, outgoing.plan
+    def _cleared(self, outgoing: Outgoing) -> Cleared:
+        answer, request, plan = outgoing.answer, outgoing.request, outgoing.plan
         question = None if request is None or plan is None else question_of(request, plan=plan)
-        head = None if isinstance(outgoing.answer, Refusal) else self._ledger.head_hash
         try:
-            return self._firewall.clear(outgoing.answer, question=question, ledger_head=head)
-        except FirewallError as error:
-            log.error("%s %s", error.message, error.hint)
-            return self._firewall.clear(Refusal(RefusalCode.FAILED), question=question)
+            if isinstance(answer, Refusal) or request is None:
+                return self._firewall.clear(answer, question=question)
+            # It may have waited for an hour: it is looked at as it stands now, while nobody can be forgotten.
+            with self._withdrawals.held():
+                cleared = self._firewall.clear(
+                    answer, question=question, charged=self._ledger.charged(request)
+                )
+                # Before the first byte goes: a coordinator that breaks off at the last one must not keep an answer "unsent".
+                self._ledger.mark_sent(request)
+            return cleared
+        except RingfenceError as error:
+            log.error("an answer stays here: %s %s", error.message, error.hint)
+            # If it is the audit log that is broken or cannot be written, this does not leave either.
+            return self._firewall.clear(Refusal(refusal_code(error)), question=question)
 
 
 def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) -> None:
@@ -205,7 +224,7 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
 
     Raises:
         ConfigError: the member has not joined, or its files are not in order, or another agent runs on them.
-        AuditBrokenError: the audit log is not the one that was written.
+        AuditBrokenError: the audit log is not the one that was written, or not that of the ledger.
     """
     settings = load_member_settings(home)
     for file in (home.key_file, home.certificate_file, home.ca_file):
@@ -237,6 +256,8 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
                 now=time.time,
             )
         )
+        # Before a log is made where there is none: one that was taken away must not begin anew.
+        verify_departures(home)
         firewall = Firewall(AuditLog.of(home), destination=settings.fleet_address)
         gate = PolicyGate(home, ledger=ledger, now=lambda: datetime.now(UTC))
         worker = stack.enter_context(Worker(home, stop=stop, alive=condition.alive))
@@ -245,7 +266,7 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
             worker=worker,
             ledger=ledger,
             permit=gate.permit,
-            forgotten=lambda: exclusions_stamp(home),
+            forgetting=Withdrawals(home, owner=ledger),
         )
         stack.enter_context(renewing(home, now=lambda: datetime.now(UTC)))
         stack.enter_context(ReleaseFollower(home, report=condition.looked_for_release))

@@ -7,7 +7,7 @@ signature, policy and budget were looked at, and it leaves only as the bytes tha
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +49,22 @@ class Permit(Protocol):
         ...
 
 
+class Forgetting(Protocol):
+    """People whom the member forgets; `ringfence.client.withdrawals.Withdrawals` is the real one."""
+
+    def stamp(self) -> object:
+        """Return something that changes whenever somebody is forgotten."""
+        ...
+
+    def settle(self) -> None:
+        """Withdraw what waits for it."""
+        ...
+
+    def held(self) -> AbstractContextManager[None]:
+        """Settle, and let nobody be forgotten for the length of the block."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """What shall leave this member, and for what.
@@ -72,7 +88,7 @@ class Answering:
         worker: trains.
         ledger: charges, and keeps what was charged.
         permit: raises PolicyError for a plan that the member's policy does not allow now.
-        forgotten: returns something that changes when the member forgets a person.
+        forgetting: withdraws answers that may hold somebody who was forgotten.
     """
 
     def __init__(
@@ -82,13 +98,13 @@ class Answering:
         worker: TrainingWorker,
         ledger: MemberLedger,
         permit: Permit,
-        forgotten: Callable[[], object] = lambda: None,
+        forgetting: Forgetting,
     ) -> None:
         self._settings = settings
         self._worker = worker
         self._ledger = ledger
         self._permit = permit
-        self._forgotten = forgotten
+        self._forgetting = forgetting
 
     def answer(self, task: FleetTask) -> Outgoing:
         """Return what leaves for a message. Never raises: whatever goes wrong leaves as a code."""
@@ -113,30 +129,33 @@ class Answering:
         check_round(request, plan)
         # Step 2: this ledger is the newest that anybody knows of.
         self._ledger.confirm(request.known_head)
-        # Step 3: a question that was answered gets the same bytes: no new noise, no new charge.
+        # Step 3: what may hold somebody who was forgotten meanwhile is not in the outbox any more.
+        self._forgetting.settle()
+        # Step 4: a question that was answered gets the same bytes: no new noise, no new charge.
         known = self._ledger.released(request)
         if known is not None:
             log.info("%ssent again from the outbox", _place(request))
             return known
-        # Step 4: the member's policy and budget allow a new answer.
+        # Step 5: the member's policy and budget allow a new answer.
         if isinstance(request, EvaluateRequest):
             self._permit(plan, "evaluation")
         else:
             self._permit(plan)
         self._ledger.check(request, plan)
-        forgotten = self._forgotten()
+        forgotten = self._forgetting.stamp()
         made = self._worker.answer(request, timeout_s=WORKER_TIMEOUT_S)
         if isinstance(made.answer, Refusal):
             log.warning("%srefused (%s): %s", _place(request), made.answer.code, made.reason)
             return made.answer
-        if self._forgotten() != forgotten:
-            # Somebody was forgotten while this was computed, perhaps with them: it is dropped, and computed anew when asked.
-            log.info("%sdropped, because somebody was forgotten meanwhile", _place(request))
-            return Refusal(RefusalCode.BUSY)
-        # Step 5: charge and store in one transaction; only what is stored may leave.
-        charged = self._ledger.charge(
-            request, plan=plan, update=made.answer, dataset_digest=made.dataset_digest
-        )
+        with self._forgetting.held():
+            if self._forgetting.stamp() != forgotten:
+                # Somebody was forgotten while this was computed, perhaps with them: it is dropped, and computed anew when asked.
+                log.info("%sdropped, because somebody was forgotten meanwhile", _place(request))
+                return Refusal(RefusalCode.BUSY)
+            # Step 6: charge and store in one transaction; only what is stored may leave.
+            charged = self._ledger.charge(
+                request, plan=plan, update=made.answer, dataset_digest=made.dataset_digest
+            )
         log.info("%sanswered", _place(request))
         return charged
 

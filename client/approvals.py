@@ -185,14 +185,19 @@ def sign_draft(
     return tuple(signatures)
 
 
+def signature_file(draft_id: str, *, signatures: Sequence[RoleSignature]) -> bytes:
+    """Return the content of a file of signatures; it holds nothing secret."""
+    content = SignatureFile(draft_id=draft_id, signatures=tuple(signatures))
+    return (content.model_dump_json(indent=2) + "\n").encode()
+
+
 def save_signatures(path: Path, *, draft_id: str, signatures: Sequence[RoleSignature]) -> None:
-    """Write signatures to a file for the coordinator; it holds nothing secret.
+    """Write signatures to a file for the coordinator.
 
     Raises:
         ConfigError: the file cannot be written. The operator's to mend.
     """
-    content = SignatureFile(draft_id=draft_id, signatures=tuple(signatures))
     try:
-        path.write_text(content.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        path.write_bytes(signature_file(draft_id, signatures=signatures))
     except OSError as error:
         raise ConfigError(f"Cannot write {path}: {error.strerror}", hint="Check the folder.") from error

@@ -100,9 +100,17 @@ def sign(
     A release is signed only if a candidate with the same files was pulled here. A draft that the coordinator sent as a
     file is answered with a file; any other is answered over the connection.
     """
-    from ringfence.client.approvals import ApprovalClient, review, save_signatures, sign_draft
+    from ringfence.client.approvals import (
+        ApprovalClient,
+        review,
+        save_signatures,
+        sign_draft,
+        signature_file,
+    )
     from ringfence.client.coordinator_connection import open_release_channel
     from ringfence.client.declined_drafts import require_not_declined
+    from ringfence.client.departures import record_departure
+    from ringfence.client.member_settings import load_member_settings
 
     located = MemberHome.locate(home)
     fetched = _fetch(draft, home=located)
@@ -128,6 +136,12 @@ def sign(
             as_json=as_json,
         )
         return
+    record_departure(
+        located,
+        kind="approval",
+        destination=load_member_settings(located).release_address,
+        content=signature_file(fetched.id, signatures=signatures),
+    )
     with open_release_channel(located) as channel:
         summary = ApprovalClient(channel).submit(fetched.id, signatures=signatures)
     state = "It can be published now." if summary.is_complete else "It needs more signatures."

@@ -1,4 +1,4 @@
-"""The audit log as a pure value: one line for each answer that left, each holding the hash of the line before.
+"""The audit log as a pure value: one line for each thing that left, each holding the hash of the line before.
 
 Nothing here touches a disk. The writer and the verifier read lines with the same function, so that what one of them writes
 is exactly what the other accepts. A line has no room for content: digests, sizes, names of runs and counters, nothing else.
@@ -21,7 +21,11 @@ from ringfence.model.plan import Name, Sha256
 GENESIS = "0" * 64
 """What the first entry names as the hash before it."""
 
-Kind = Literal["train-update", "evaluate-update", "refusal"]
+AnswerKind = Literal["train-update", "evaluate-update", "refusal"]
+Kind = AnswerKind | Literal["join-request", "renewal", "leave", "approval"]
+CHARGED_KINDS = ("train-update", "evaluate-update")
+"""What only leaves if the ledger has charged it."""
+
 Nothing = Literal[""]
 
 
@@ -50,15 +54,16 @@ class AuditEntry(BaseModel):
         seq: 1-based place in the log.
         time: when it was cleared, UTC, ISO 8601 to the second.
         destination: host and port that it was sent to.
-        kind: form of the answer.
-        purpose: what the plan uses the data for; empty where no plan could be read.
-        digest: SHA-256 of the numbers that left (or of the refusal's code), in hexadecimal.
+        kind: form of the answer, or what else of the member's own left.
+        purpose: what the plan uses the data for, or what it left for; empty where no plan could be read.
+        digest: SHA-256 of the numbers that left, or of a refusal's code, or of what `ringfence.client.departures` says.
         size_bytes: of what `digest` is over.
         plan_digest: SHA-256 of the plan; empty where none could be read.
         run: the coordinator's name for the run; empty where none could be read.
         round: 1-based; 0 where it belongs to no round.
         attempt: 1-based; 0 where it belongs to no round.
-        ledger_head: hash of the ledger's newest entry, which includes the charge; empty for a refusal.
+        ledger_head: hash of the ledger's newest entry, which includes the charge; empty for what no ledger charges.
+        payload: SHA-256 of what the ledger charged and stored, as the charge's entry has it; empty likewise.
         previous: hash of the entry before, `GENESIS` for the first.
         hash: SHA-256 over all of the above, in hexadecimal.
     """
@@ -77,6 +82,7 @@ class AuditEntry(BaseModel):
     round: Annotated[int, Field(ge=0, le=1_000_000)]
     attempt: Annotated[int, Field(ge=0, le=1_000_000)]
     ledger_head: Sha256 | Nothing
+    payload: Sha256 | Nothing
     previous: Sha256
     hash: Sha256
 
@@ -87,18 +93,19 @@ class AuditEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """What an entry says of one answer; the names are those of `AuditEntry`."""
+    """What an entry says of one thing that leaves; the names are those of `AuditEntry`."""
 
     destination: str
     kind: Kind
     purpose: str
     digest: str
     size_bytes: int
-    plan_digest: str
-    run: str
-    round: int
-    attempt: int
-    ledger_head: str
+    plan_digest: str = ""
+    run: str = ""
+    round: int = 0
+    attempt: int = 0
+    ledger_head: str = ""
+    payload: str = ""
 
 
 @dataclass(frozen=True, slots=True)

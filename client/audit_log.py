@@ -1,8 +1,9 @@
 """What left this member, when and where to: a log that only grows, and shows when somebody cut or changed it.
 
 An entry is on disk before its answer leaves. So the log may hold an answer that a crash kept from leaving, and never
-misses one that left. The newest entry's name is also kept in a second file, best in another place: without it nobody could
-tell a log whose end was cut off from a shorter one.
+misses one that left. The newest entry's name is also kept in a second file, beside the ledger's own second place: without it
+nobody could tell a log whose end was cut off from a shorter one. Whoever takes both away is found out by the ledger
+(`ringfence.client.audit_against_ledger`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ringfence.client.audit_chain import (
     next_entry,
     read_entry,
 )
+from ringfence.client.ledger_reading import anchor_file
 from ringfence.client.member_home import MemberHome
 from ringfence.model.atomic_file import exclusive, sync_folder, write_atomically
 from ringfence.model.errors import ConfigError
@@ -62,9 +64,14 @@ class AuditLog:
             sync_folder(path.parent)
 
     @classmethod
-    def of(cls, home: MemberHome, *, head_path: Path | None = None) -> AuditLog:
-        """Return the log of a member's folder, made if there is none yet."""
-        return cls(audit_file(home), head_path=head_path)
+    def of(cls, home: MemberHome) -> AuditLog:
+        """Return the log of a member's folder, made if there is none yet, with its second file in the ledger's second place.
+
+        Raises:
+            AuditBrokenError, ConfigError: as the class; also ConfigError if the policy cannot be read.
+        """
+        _move_head(home)
+        return cls(audit_file(home), head_path=audit_head_place(home))
 
     @property
     def head(self) -> AuditHead:
@@ -132,8 +139,19 @@ def audit_file(home: MemberHome) -> Path:
     return home.agent / "audit.jsonl"
 
 
+def audit_head_place(home: MemberHome) -> Path:
+    """Return where a member's log has its second file: beside the second place of the ledger's head.
+
+    Raises:
+        ConfigError: the policy cannot be read. The operator's to mend.
+    """
+    own, place = _beside(home.ledger_anchor_file), _beside(anchor_file(home))
+    # From before there was a policy, as when the member joined; the next that writes takes it along.
+    return own if own.exists() and not place.exists() else place
+
+
 def audit_head_file(path: Path) -> Path:
-    """Return where a log's second file lies, unless the policy names a better place."""
+    """Return where a log's second file lies that belongs to no member's folder."""
     return path.with_suffix(".head")
 
 
@@ -162,6 +180,48 @@ def verify_audit_log(path: Path, *, head_path: Path | None = None) -> AuditHead:
     return follow(_whole_lines(path), after=AuditHead(), known=known)
 
 
+def write_lost_head(path: Path, *, head_path: Path) -> AuditHead:
+    """Write a log's second file anew from the log, which is verified by itself. Only where the file is missing or damaged.
+
+    Raises:
+        AuditBrokenError: the log is not sound in itself.
+        ConfigError: there is a second file, or it cannot be written. The operator's to mend.
+    """
+    try:
+        _read_head(head_path)
+    except AuditBrokenError:
+        head = follow(_whole_lines(path), after=AuditHead(), known=AuditHead())
+    else:
+        raise ConfigError("The audit log has its second file.", hint="Compare them: ringfence audit verify")
+    try:
+        _write_head(head_path, head)
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {head_path}: {error.strerror}", hint="Mount its disk, or check the folder's owner."
+        ) from error
+    return head
+
+
+def _beside(anchor: Path) -> Path:
+    return anchor.with_name(f"{anchor.name}.audit")
+
+
+def _move_head(home: MemberHome) -> None:
+    """Make the second file's folder if it is the member's own; take the file along if the policy names another place now."""
+    now_in, place = audit_head_place(home), _beside(anchor_file(home))
+    try:
+        if place.is_relative_to(home.root):
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if now_in != place:
+            write_atomically(place, now_in.read_bytes())
+            now_in.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"The audit log's second file cannot be written to {place.parent}.",
+            hint="Mount its disk, or check the folder's owner.",
+        ) from error
+
+
 def _whole_lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
@@ -187,7 +247,8 @@ def _read_head(path: Path) -> AuditHead:
         raise AuditBrokenError(
             f"The audit log's second file, {path.name}, is missing or damaged.",
             entry=1,
-            hint="Restore it from a backup; without it nobody can tell whether the log was cut.",
+            hint="Bring it back from where anchor_path of the policy pointed before. If its disk is lost, the ledger can vouch for "
+            "the answers in the log: ringfence audit renew",
         ) from error
     if (
         set(values) != {"seq", "hash"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ringfence.client import ledger_amendment_commands
+from ringfence.client import ledger_amendment_commands, receipt_command
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, new_application, note
 
@@ -167,6 +167,7 @@ application.command(epilog="Example: ringfence budget amend --out amendment.json
 application.command(epilog="Example: ringfence budget sign amendment.json --key officer.key")(
     ledger_amendment_commands.sign
 )
+application.command(epilog="Example: ringfence budget receipt --out receipts")(receipt_command.receipt)
 application.command(epilog="Example: ringfence budget close --yes")(ledger_amendment_commands.close)
 
 

@@ -21,6 +21,7 @@ from ringfence.client import (
     score_command,
     status_command,
 )
+from ringfence.client.confinement import forbid_dumps
 from ringfence.model.console import example_of, new_application, run_application
 
 application = new_application(
@@ -57,7 +58,8 @@ for _entry in entry_points(group="ringfence.commands"):
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. Many commands read what people wrote: a crash must leave no dump of it."""
+    forbid_dumps()
     sys.exit(run_application(application))
 
 

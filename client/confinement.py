@@ -1,4 +1,4 @@
-"""How a child process that sees conversations is cut off from what it does not need."""
+"""How a process that sees conversations is cut off from what it does not need, and leaves no dump of them when it crashes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
+def forbid_dumps() -> None:
+    """Keep this process's memory out of core dumps, and other processes of the same user from reading it."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def confine(parent: int, *, network: bool = False) -> None:
     """Cut this process off: no core dumps, gone with its parent, deaf to the terminal's Ctrl-C, no network unless it is given.
 
@@ -23,9 +29,8 @@ def confine(parent: int, *, network: bool = False) -> None:
         network: whether this process keeps the network.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    forbid_dumps()
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)  # the parent died before the line above took hold

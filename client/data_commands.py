@@ -153,7 +153,7 @@ def forget(
         note(_forgotten_text(report))
         raise BudgetError(
             "The person is excluded, but unsent answers that may hold them wait in the ledger, which the agent has open.",
-            hint="Stop the agent, repeat this command, and start the agent again.",
+            hint="It withdraws them before it sends anything more, most often within a minute. Repeat this command to make sure.",
         )
     emit(
         f"{_forgotten_text(report)}\n\n{WHAT_A_MODEL_FORGETS}\nNext: ringfence data check",

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import grpc
 from cryptography import x509
 
+from ringfence.client.departures import record_departure
 from ringfence.client.identity import DEFAULT_SIZE_CLASS, check_bundle, install_identity, make_request
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings
@@ -78,6 +79,12 @@ def join(
     bundle = fetch_bundle(invitation, now=now())
     check_bundle(home, bundle=bundle)
     request = make_request(home, size_class=size_class, invitation=invitation.id)
+    record_departure(
+        home,
+        kind="join-request",
+        destination=invitation.address,
+        content=request.model_dump_json().encode(),
+    )
     deadline = time.monotonic() + wait_s
     with open_server_tls_channel(invitation.address, ca=bundle.ca.encode()) as channel:
         told = False

@@ -130,11 +130,16 @@ def finish_withdrawals(home: MemberHome, *, owner: PayloadOwner) -> int:
         ConfigError, BudgetError: as `forget_person`.
     """
     with RowCache(home).lock():
-        exclusions = load_exclusions(home)
-        for key in exclusions.to_withdraw:
-            owner.withdraw(key)
-        if exclusions.to_withdraw:
-            save_exclusions(home, exclusions=exclusions.model_copy(update={"to_withdraw": ()}))
+        return withdraw_pending(home, owner=owner)
+
+
+def withdraw_pending(home: MemberHome, *, owner: PayloadOwner) -> int:
+    """Do the same for somebody who holds the cache's lock already."""
+    exclusions = load_exclusions(home)
+    for key in exclusions.to_withdraw:
+        owner.withdraw(key)
+    if exclusions.to_withdraw:
+        save_exclusions(home, exclusions=exclusions.model_copy(update={"to_withdraw": ()}))
     return len(exclusions.to_withdraw)
 
 

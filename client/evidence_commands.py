@@ -72,7 +72,8 @@ def verify(
         Path | None,
         typer.Option(
             "--receipts",
-            help="Folder of MEMBER.pem (identity keys) and MEMBER.head (signed ledger heads) that members gave you.",
+            help="Folder of MEMBER.pem (identity keys) and MEMBER.head (signed ledger heads) that members gave you, each written "
+            "by its member with: ringfence budget receipt.",
         ),
     ] = None,
     plan: Annotated[

@@ -1,9 +1,9 @@
 """The firewall: the one place through which an answer leaves this member.
 
-Whatever made an answer, the firewall holds its wire form, every field of it, against a closed schema and against the
-question; has it in the audit log, on disk; and only then gives it back as a `Cleared`, which is all that the fleet
-connection takes. A field that nobody agreed to, a count, a loss, a float or another shape does not leave, whichever
-defect put it there.
+Whatever made an answer, the firewall holds its wire form, every field of it, against a closed schema, against the question
+and, bit by bit, against what the ledger charged; has it in the audit log, on disk; and only then gives it back as a
+`Cleared`, which is all that the fleet connection takes. A field that nobody agreed to, a count, a loss, a float, another
+shape or another number does not leave, whichever defect put it there.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ringfence.client.answer_schema import (
 )
 from ringfence.client.audit_chain import Departure, Kind
 from ringfence.client.audit_log import AuditLog
+from ringfence.client.stored_answer import Charged, question_digest, stored_bytes
 from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import Plan
@@ -51,6 +52,7 @@ class Question:
         attempt: of the request; 0 for an evaluation.
         purpose: of the plan.
         numbers: how many numbers may leave: the parameters of the plan's architecture, or the cells of a histogram.
+        digest: SHA-256 of the whole question, as the ledger stores it with its answer.
     """
 
     run: str
@@ -60,6 +62,7 @@ class Question:
     attempt: int
     purpose: str
     numbers: int
+    digest: str
 
 
 def question_of(request: RoundRequest, *, plan: Plan) -> Question:
@@ -78,6 +81,7 @@ def question_of(request: RoundRequest, *, plan: Plan) -> Question:
             attempt=0,
             purpose=plan.purpose,
             numbers=CELLS,
+            digest=question_digest(request),
         )
     architecture = ARCHITECTURES.get(plan.training.architecture)
     return Question(
@@ -89,6 +93,7 @@ def question_of(request: RoundRequest, *, plan: Plan) -> Question:
         purpose=plan.purpose,
         # An architecture that is not known here has no shape: only a refusal can leave.
         numbers=architecture.parameter_count(DIMENSION) if architecture is not None else 0,
+        digest=question_digest(request),
     )
 
 
@@ -138,7 +143,7 @@ class Firewall:
     Args:
         audit_log: takes an entry for each answer before it leaves.
         destination: host and port that answers go to.
-        ledger_required: refuse an update that comes without the ledger's head. False only where a demonstration has no ledger.
+        ledger_required: refuse an update that no ledger has charged. False only where a demonstration has no ledger.
     """
 
     def __init__(self, audit_log: AuditLog, *, destination: str, ledger_required: bool = True) -> None:
@@ -147,14 +152,14 @@ class Firewall:
         self._ledger_required = ledger_required
 
     def clear(
-        self, answer: RoundUpdate | Refusal, *, question: Question | None, ledger_head: str | None = None
+        self, answer: RoundUpdate | Refusal, *, question: Question | None, charged: Charged | None = None
     ) -> Cleared:
         """Return what may be sent, recorded already.
 
         Args:
             answer: that somebody made.
             question: what was asked; None where no request could be read, and only a refusal may leave.
-            ledger_head: hash of the ledger's newest entry after the charge; None for a refusal.
+            charged: what the ledger says that it charged for this question; None for a refusal.
 
         Raises:
             FirewallError: the answer is not of the agreed form; the message says which field, never its value.
@@ -162,7 +167,7 @@ class Firewall:
         """
         content, message = checked_wire_form(answer)
         if not isinstance(message, RefusalMessage):
-            self._check_answers(message, question=question, ledger_head=ledger_head)
+            self._check_answers(message, question=question, charged=charged)
         numbers = message.numbers()
         digest = hashlib.sha256(numbers).hexdigest()
         try:
@@ -177,7 +182,8 @@ class Firewall:
                     run=question.run if question else "",
                     round=question.round if question else 0,
                     attempt=question.attempt if question else 0,
-                    ledger_head=ledger_head or "",
+                    ledger_head=charged.head if charged else "",
+                    payload=charged.payload if charged else "",
                 )
             )
         except ValidationError as error:
@@ -189,7 +195,7 @@ class Firewall:
         message: UpdateMessage | HistogramMessage,
         *,
         question: Question | None,
-        ledger_head: str | None,
+        charged: Charged | None,
     ) -> None:
         form = message.ringfence
         place = (form.round, form.attempt) if isinstance(form, UpdateForm) else (0, 0)
@@ -204,7 +210,18 @@ class Firewall:
             raise FirewallError("An answer stays here: it is to another question.", hint=REPORT)
         if 8 * question.numbers != len(message.numbers()):
             raise FirewallError("An answer stays here: its shape is not the plan's.", hint=REPORT)
-        if form.ledger_head and form.head_hash() != ledger_head:
+        if charged is None:
+            if self._ledger_required or form.ledger_head:
+                raise FirewallError("An answer stays here: no ledger has charged it.", hint=REPORT)
+            return
+        if not form.ledger_head or form.head_hash() != charged.head:
             raise FirewallError("An answer stays here: it carries another ledger head.", hint=REPORT)
-        if self._ledger_required and not (ledger_head and form.ledger_head):
-            raise FirewallError("An answer stays here: no ledger has charged it.", hint=REPORT)
+        leaving = stored_bytes(
+            question.digest,
+            run=form.run,
+            plan_digest=form.plan_digest,
+            place=place if isinstance(form, UpdateForm) else None,
+            numbers=message.numbers(),
+        )
+        if hashlib.sha256(leaving).hexdigest() != charged.payload:
+            raise FirewallError("An answer stays here: it is not what the ledger has charged.", hint=REPORT)

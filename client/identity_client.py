@@ -8,9 +8,11 @@ from datetime import UTC, datetime
 import grpc
 
 from ringfence.client.coordinator_connection import open_release_channel
+from ringfence.client.departures import record_departure
 from ringfence.client.identity import InstalledIdentity, install_certificate
 from ringfence.client.identity_expiry import require_valid
 from ringfence.client.member_home import MemberHome
+from ringfence.client.member_settings import load_member_settings
 from ringfence.model.channels import CALL_DEADLINE_S
 from ringfence.model.trust_chain import readable
 from ringfence.model.wire import identity_service_pb2 as wire
@@ -97,9 +99,11 @@ def renew_identity(home: MemberHome, *, now: datetime) -> InstalledIdentity:
 
     Raises:
         IdentityExpiredError: the present one has run out; only a new invitation helps.
+        AuditBrokenError, ConfigError: it cannot be recorded, and so nothing is sent.
         RingfenceError: the coordinator cannot be reached, refuses, or sent one that does not fit.
     """
     require_valid(home, now=now)
+    record_departure(home, kind="renewal", destination=load_member_settings(home).release_address)
     with open_release_channel(home) as channel:
         renewed = IdentityClient(channel).renew()
     return install_certificate(home, certificate=renewed, now=now)

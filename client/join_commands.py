@@ -107,8 +107,10 @@ def leave(
 ) -> None:
     """Leave the federation: the coordinator serves this member no more. Its ledger, audit log and releases stay here."""
     from ringfence.client.coordinator_connection import open_release_channel
+    from ringfence.client.departures import record_departure
     from ringfence.client.identity_client import IdentityClient
     from ringfence.client.identity_expiry import require_valid
+    from ringfence.client.member_settings import load_member_settings
 
     located = MemberHome.locate(home)
     member = require_valid(located, now=datetime.now(UTC)).identity
@@ -117,6 +119,7 @@ def leave(
             raise ConfigError("Nobody is there to confirm.", hint="Say --yes to leave without asking.")
         if not typer.confirm(f"End the membership of {member.member} in {member.federation}?", err=True):
             raise typer.Abort
+    record_departure(located, kind="leave", destination=load_member_settings(located).release_address)
     with open_release_channel(located) as channel:
         IdentityClient(channel).leave()
     # The keys stay: should the company come back, it is the same one.

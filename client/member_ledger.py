@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ringfence.client.member_home import MemberHome
-from ringfence.client.stored_answer import StoredAnswer, question_digest
+from ringfence.client.stored_answer import Charged, StoredAnswer, question_digest
 from ringfence.model.errors import BudgetError, ConfigError, PeerError
 from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.key_files import load_signing_key
@@ -124,6 +125,17 @@ class MemberLedger:
         )
         return self._with_head(StoredAnswer.decode(content).update)
 
+    def charged(self, request: RoundRequest) -> Charged | None:
+        """Return what was charged for this very question, for the firewall to compare with; None if nothing was.
+
+        Raises:
+            BudgetError: the answer was withdrawn, or is not what was charged.
+        """
+        content = self._ledger.released(self._key_of(request))
+        if content is None:
+            return None
+        return Charged(payload=hashlib.sha256(content).hexdigest(), head=self._ledger.head.hash)
+
     def mark_sent(self, request: RoundRequest) -> None:
         """Note that an answer left. It may still be sent again."""
         self._ledger.mark_sent(self._key_of(request))
@@ -137,14 +149,9 @@ class MemberLedger:
         """Renyi order of the ledger."""
         return self._ledger.state.terms.order
 
-    def entries(self) -> Iterator[LedgerEntry]:
-        """Yield every entry, from the first on."""
-        return self._ledger.entries()
-
-    @property
-    def head_hash(self) -> str:
-        """Hash of the newest entry, in hexadecimal."""
-        return self._ledger.head.hash
+    def entries(self, *, after: int = 0) -> Iterator[LedgerEntry]:
+        """Yield every entry behind a place in the chain, from the first on."""
+        return self._ledger.entries(after=after)
 
     def _returned(self, known_head: bytes) -> LedgerHead:
         try:

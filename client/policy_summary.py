@@ -53,7 +53,9 @@ def _rows(policy: Policy, now: datetime) -> Iterator[tuple[str, str]]:
     )
     yield (
         "timing",
-        "answers wait for the deadline" if policy.answers.pad_timing else "answers leave when ready",
+        "answers leave at the end of slots of half the deadline"
+        if policy.answers.pad_timing
+        else "answers leave when ready",
     )
     yield "releases", _RELEASES[policy.releases.updates]
 

@@ -53,13 +53,15 @@ def load_given_receipts(folder: Path) -> GivenReceipts:
             key = load_pem_public_key(path.read_bytes())
             if not isinstance(key, Ed25519PublicKey):
                 raise ConfigError(
-                    f"{path} is not an Ed25519 key.", hint="Ask the member for its identity key."
+                    f"{path} is not an Ed25519 key.",
+                    hint="Ask the member for what it writes with: ringfence budget receipt",
                 )
             keys[path.stem] = key
         for path in sorted(folder.glob("*.head")):
             if path.stem not in keys:
                 raise ConfigError(
-                    f"{path} has no key beside it.", hint=f"Put the member's key into {path.stem}.pem."
+                    f"{path} has no key beside it.",
+                    hint=f"Put {path.stem}.pem there too: the member writes both with ringfence budget receipt.",
                 )
             heads[path.stem] = read_signed_head(path.read_bytes(), key=keys[path.stem])
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
@@ -68,7 +70,8 @@ def load_given_receipts(folder: Path) -> GivenReceipts:
         ) from error
     if not keys:
         raise ConfigError(
-            f"{folder} holds no member's key.", hint="Put each member's identity key there, as MEMBER.pem."
+            f"{folder} holds no member's key.",
+            hint="Put there what each member writes with: ringfence budget receipt --out DIR",
         )
     return GivenReceipts(keys, heads)
 

@@ -30,18 +30,14 @@ class StoredAnswer:
     def encode(self) -> bytes:
         """Return the one byte string that stands for the answer."""
         update = self.update
-        header: dict[str, str | int] = {
-            "question": self.question,
-            "run": update.run,
-            "plan": update.plan_digest,
-        }
-        if isinstance(update, EvaluateUpdate):
-            numbers = update.histogram
-        else:
-            header |= {"round": update.round, "attempt": update.attempt}
-            numbers = update.update
-        content = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-        return content + _SEPARATOR + numbers.astype("<i8").tobytes()
+        numbers = update.histogram if isinstance(update, EvaluateUpdate) else update.update
+        return stored_bytes(
+            self.question,
+            run=update.run,
+            plan_digest=update.plan_digest,
+            place=None if isinstance(update, EvaluateUpdate) else (update.round, update.attempt),
+            numbers=numbers.astype("<i8").tobytes(),
+        )
 
     @classmethod
     def decode(cls, content: bytes) -> StoredAnswer:
@@ -70,6 +66,37 @@ class StoredAnswer:
                 "A stored answer cannot be read.",
                 hint="Keep the ledger as it is, and ask the data-protection officer.",
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What the ledger says of an answer that it charged and stored.
+
+    Attributes:
+        payload: SHA-256 of the stored bytes, in hexadecimal, as the charge's entry has it.
+        head: hash of the ledger's newest entry, which includes the charge.
+    """
+
+    payload: str
+    head: str
+
+
+def stored_bytes(
+    question: str, *, run: str, plan_digest: str, place: tuple[int, int] | None, numbers: bytes
+) -> bytes:
+    """Return the one byte string that stands for an answer.
+
+    Args:
+        question: SHA-256 of the question.
+        run: of the answer.
+        plan_digest: of the answer.
+        place: round and attempt; None for an evaluation.
+        numbers: int64, little endian.
+    """
+    header: dict[str, str | int] = {"question": question, "run": run, "plan": plan_digest}
+    if place is not None:
+        header |= {"round": place[0], "attempt": place[1]}
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode() + _SEPARATOR + numbers
 
 
 def question_digest(request: RoundRequest) -> str:

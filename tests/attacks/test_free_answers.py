@@ -14,12 +14,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ringfence.client.answering import Answering
+from ringfence.client.exclusions import load_exclusions, save_exclusions
 from ringfence.client.flower_adapter import FleetTask
 from ringfence.client.local_data import load_labelled
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_ledger import open_member_ledger
 from ringfence.client.member_settings import DataSettings, MemberSettings
 from ringfence.client.policy import parse_policy
+from ringfence.client.withdrawals import Withdrawals
 from ringfence.client.worker import WorkerAnswer
 from ringfence.model.errors import BudgetError, ConfigError, PeerError
 from ringfence.model.key_files import make_signing_key, raw_public_base64
@@ -126,7 +128,8 @@ class _Worker:
 
     def answer(self, request: TrainRequest, *, timeout_s: float) -> WorkerAnswer:
         if self._forgets is not None:
-            self._forgets.exclusions_file.write_text("{}")
+            exclusions = load_exclusions(self._forgets).with_person("otter", day="2026-09-22")
+            save_exclusions(self._forgets, exclusions=exclusions)
         return WorkerAnswer(UPDATE, dataset_digest="d" * 64)
 
 
@@ -146,7 +149,7 @@ def test_an_answer_computed_while_somebody_was_forgotten_is_dropped_uncharged(
             worker=_Worker(home if forgets else None),
             ledger=ledger,
             permit=lambda plan, asked="round": None,
-            forgotten=lambda: home.exclusions_file.exists(),
+            forgetting=Withdrawals(home, owner=ledger),
         )
         task = FleetTask(
             message=_Message(request_to_records(REQUEST)), action=TRAIN_ACTION, app_id=APP_ID, run_id=1

@@ -29,6 +29,7 @@ from ringfence.client.firewall import Firewall
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_ledger import open_member_ledger
 from ringfence.client.member_settings import load_member_settings
+from ringfence.client.withdrawals import Withdrawals
 from ringfence.client.worker import Worker, WorkerAnswer
 from ringfence.model.errors import ConnectionFailedError, DataError
 from ringfence.model.evaluation_messages import EvaluateRequest, EvaluateUpdate
@@ -127,7 +128,11 @@ def ask(fleet: Fleet, heads: dict[str, bytes]) -> Ask:
                 home,
                 settings=settings,
                 answering=Answering(
-                    settings=settings, worker=worker, ledger=ledger, permit=lambda plan, asked="answer": None
+                    settings=settings,
+                    worker=worker,
+                    ledger=ledger,
+                    permit=lambda plan, asked="answer": None,
+                    forgetting=Withdrawals(home, owner=ledger),
                 ),
                 ledger=ledger,
                 firewall=Firewall(AuditLog.of(home), destination=settings.fleet_address),

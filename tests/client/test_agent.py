@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from ledger_homes import DAY_S, charge_rounds, make_home, open_home_ledger
 
+from ringfence.client import agent
 from ringfence.client.agent import Agent, Retry, run_agent
 from ringfence.client.flower_adapter import RunOverError
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings
+from ringfence.client.policy import default_policy
+from ringfence.client.policy_text import save_policy
 from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
+from ringfence.privacy.ledger_reader import LedgerReader
 
 SETTINGS = MemberSettings(
     federation="demo",
@@ -62,7 +68,7 @@ def home(tmp_path: Path) -> MemberHome:
     return MemberHome(tmp_path).create()
 
 
-def run(home: MemberHome, **script: Any) -> Coordinator:
+def run(home: MemberHome, *, ledger: Any = None, **script: Any) -> Coordinator:
     stop = threading.Event()
     coordinator = Coordinator(stop, **script)
     unused: Any = None
@@ -70,7 +76,7 @@ def run(home: MemberHome, **script: Any) -> Coordinator:
         home,
         settings=SETTINGS,
         answering=unused,
-        ledger=unused,
+        ledger=ledger,
         firewall=unused,
         connect=coordinator.connect,
         poll_s=0.001,
@@ -100,6 +106,56 @@ def test_a_message_that_comes_to_nothing_does_not_end_the_connection(
 ) -> None:
     coordinator = run(home, receives=[fault, fault, None])
     assert (coordinator.connected, coordinator.asked) == (1, 4)
+
+
+class Away:
+    """A coordinator that nobody reaches; the agent is stopped after some tries."""
+
+    def __init__(self, stop: threading.Event, *, tries: int) -> None:
+        self._stop, self._left = stop, tries
+
+    def connect(self) -> Any:
+        self._left -= 1
+        if self._left <= 0:
+            self._stop.set()
+        raise ConnectionFailedError("Nobody answers.")
+
+
+def run_without_coordinator(home: MemberHome, ledger: Any, *, tries: int) -> None:
+    stop, unused = threading.Event(), cast(Any, None)
+    Agent(
+        home,
+        settings=SETTINGS,
+        answering=unused,
+        ledger=ledger,
+        firewall=unused,
+        connect=Away(stop, tries=tries).connect,
+        retry=Retry(base_s=0.001, cap_s=0.002),
+    ).run(stop)
+
+
+def test_what_is_over_its_time_goes_while_the_coordinator_is_away(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "home", now=time.time() - 2 * DAY_S).create()
+    home.policy_file.write_text("[retention]\noutbox_days = 1\n")
+    home.policy_file.chmod(0o600)
+    charge_rounds(home, "old", rounds=[1], at=time.time() - 2 * DAY_S)
+    charge_rounds(home, "young", rounds=[1], at=time.time() - 60)
+    with open_home_ledger(home, now=time.time()) as ledger:
+        run_without_coordinator(home, ledger, tries=1)
+    with LedgerReader.open(home.ledger_file, anchor_path=home.ledger_anchor_file) as reader:
+        assert [item.key.split("/")[2] for item in reader.stored()] == ["young"]
+
+
+@pytest.mark.parametrize(("day_s", "times"), [(DAY_S, 1), (0.0, 5)])
+def test_while_the_coordinator_is_away_the_house_is_kept_once_a_day(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch, day_s: float, times: int
+) -> None:
+    save_policy(home, policy=default_policy())
+    kept: list[float] = []
+    monkeypatch.setattr(agent, "DAY_S", day_s)
+    monkeypatch.setattr(agent, "apply_retention", lambda home, *, now, **_: kept.append(now))
+    run_without_coordinator(home, None, tries=5)
+    assert len(kept) == times
 
 
 def test_the_node_id_is_kept_for_the_next_life(home: MemberHome) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cleared_answers import HEAD_HASH, signed_head
+from cleared_answers import HEAD_HASH, charged, signed_head
 
 from ringfence.client.agent import Agent
 from ringfence.client.answering import Outgoing
@@ -19,6 +19,7 @@ from ringfence.client.audit_log import AuditLog, audit_entries, audit_file
 from ringfence.client.firewall import Cleared, Firewall
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings
+from ringfence.client.stored_answer import Charged, question_digest
 from ringfence.model.errors import ConnectionFailedError
 from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.round_messages import (
@@ -91,12 +92,13 @@ class Says:
 
 
 class Ledger:
-    """A ledger that stands at one head."""
-
-    head_hash = HEAD_HASH
+    """A ledger that has charged one update."""
 
     def __init__(self) -> None:
         self.sent: list[TrainRequest] = []
+
+    def charged(self, request: TrainRequest) -> Charged:
+        return charged(UPDATE, question=question_digest(request))
 
     def mark_sent(self, request: TrainRequest) -> None:
         self.sent.append(request)
@@ -175,6 +177,7 @@ def test_a_plan_cannot_switch_padding_off_or_hold_the_agent_for_days(
     [
         pytest.param(replace(UPDATE, update=np.zeros(109)), id="floats"),
         pytest.param(replace(UPDATE, update=np.arange(110)), id="one number more"),
+        pytest.param(replace(UPDATE, update=UPDATE.update ^ (np.arange(109) == 7)), id="one bit changed"),
         pytest.param(replace(UPDATE, run=SECRET), id="text"),
         pytest.param(replace(UPDATE, ledger_head=b""), id="not charged"),
         pytest.param(ValueError(SECRET), id="an exception"),

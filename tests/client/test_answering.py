@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from ringfence.client.answering import Answering
 from ringfence.client.flower_adapter import FleetTask
 from ringfence.client.member_settings import MemberSettings
 from ringfence.client.worker import WorkerAnswer
-from ringfence.model.errors import BudgetError, PeerError, PolicyError
+from ringfence.model.errors import BudgetError, ConfigError, PeerError, PolicyError
 from ringfence.model.plan import Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.round_messages import (
     APP_ID,
@@ -49,6 +50,7 @@ class Steps:
     taken: list[str] = field(default_factory=list)
     fails: dict[str, Exception] = field(default_factory=dict)
     kept: TrainUpdate | None = None
+    stamps: list[int] = field(default_factory=list)
     made: WorkerAnswer = field(default_factory=lambda: WorkerAnswer(UPDATE, dataset_digest="d" * 64))
 
     def _take(self, step: str) -> None:
@@ -58,6 +60,17 @@ class Steps:
 
     def confirm(self, known_head: bytes) -> None:
         self._take("confirm")
+
+    def settle(self) -> None:
+        self._take("settle")
+
+    def stamp(self) -> int:
+        return self.stamps.pop(0) if self.stamps else 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._take("hold")
+        yield
 
     def released(self, request: TrainRequest) -> TrainUpdate | None:
         self._take("released")
@@ -80,7 +93,7 @@ class Steps:
         return replace(update, ledger_head=b"head")
 
 
-WHOLE = ["confirm", "released", "permit", "check", "train", "charge"]
+WHOLE = ["confirm", "settle", "released", "permit", "check", "train", "hold", "charge"]
 
 
 def answering(steps: Steps) -> Answering:
@@ -92,7 +105,13 @@ def answering(steps: Steps) -> Answering:
         demonstration=True,
         plan_public_key=base64.b64encode(KEY.public_key().public_bytes_raw()).decode(),
     )
-    return Answering(settings=settings, worker=steps, ledger=steps, permit=steps.permit)  # type: ignore[arg-type]
+    return Answering(
+        settings=settings,
+        worker=steps,
+        ledger=steps,  # type: ignore[arg-type]
+        permit=steps.permit,  # type: ignore[arg-type]
+        forgetting=steps,
+    )
 
 
 def request(plan: Plan = PLAN, **changes: Any) -> TrainRequest:
@@ -120,7 +139,7 @@ def test_an_honest_question_goes_through_every_step_and_what_was_charged_leaves(
 def test_a_question_that_was_answered_is_answered_from_the_ledger_without_training() -> None:
     steps = Steps(kept=UPDATE)
     assert answering(steps).answer(task(request())).answer is UPDATE
-    assert steps.taken == ["confirm", "released"]
+    assert steps.taken == ["confirm", "settle", "released"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +168,7 @@ def test_a_question_outside_the_agreement_reaches_neither_ledger_nor_data(
     [
         ("confirm", BudgetError("Behind its head."), RefusalCode.BUDGET),
         ("confirm", PeerError("Not this member's head."), RefusalCode.BAD_REQUEST),
+        ("settle", ConfigError("Nobody knows whom to leave out."), RefusalCode.NO_DATA),
         ("released", PeerError("Answered, to another question."), RefusalCode.BAD_REQUEST),
         ("permit", PolicyError("Line 3 says no."), RefusalCode.POLICY),
         ("check", BudgetError("Spent."), RefusalCode.BUDGET),
@@ -167,6 +187,12 @@ def test_a_step_that_fails_is_the_last_one_and_only_its_code_leaves(
     assert out.answer == Refusal(code)
     assert steps.taken == WHOLE[: WHOLE.index(step) + 1]
     assert PLANTED not in caplog.text
+
+
+def test_what_was_computed_while_somebody_was_forgotten_is_dropped_uncharged() -> None:
+    steps = Steps(stamps=[1, 2])
+    assert answering(steps).answer(task(request())).answer == Refusal(RefusalCode.BUSY)
+    assert steps.taken[-2:] == ["train", "hold"]
 
 
 def test_a_refusal_of_the_worker_costs_nothing() -> None:

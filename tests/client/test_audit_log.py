@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ledger_homes import write_settings
 from pydantic import ValidationError
 
 from ringfence.client.audit_chain import GENESIS, AuditBrokenError, AuditEntry, AuditHead, Departure
@@ -30,6 +31,7 @@ DEPARTURE = Departure(
     round=1,
     attempt=1,
     ledger_head="c" * 64,
+    payload="e" * 64,
 )
 
 
@@ -227,7 +229,7 @@ from ringfence.client.audit_chain import Departure
 from ringfence.client.audit_log import AuditLog
 log = AuditLog(Path(sys.argv[1]))
 while True:
-    entry = log.append(Departure("h:1", "refusal", "", "a" * 64, 6, "", "", 0, 0, ""))
+    entry = log.append(Departure("h:1", "refusal", "", "a" * 64, 6))
     print(entry.seq, flush=True)
 """
 
@@ -241,6 +243,7 @@ while True:
         {"kind": "note"},
         {"digest": "z" * 64},
         {"ledger_head": "heron"},
+        {"payload": "heron"},
         {"plan_digest": "heron"},
     ],
 )
@@ -286,19 +289,32 @@ def test_an_entry_is_on_disk_before_its_answer_may_leave(
 
 def test_the_commands_list_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     home = MemberHome(tmp_path)
+    write_settings(home)
     assert run_application(application, ["audit", "verify", "--home", str(tmp_path)]) == 0
     assert "Nothing has left" in capsys.readouterr().out
     log = AuditLog.of(home)
-    for round_ in (1, 2, 3):
-        log.append(replace(DEPARTURE, round=round_))
+    for size in (1, 2, 3):
+        log.append(Departure("coordinator.example:8443", "refusal", "", "a" * 64, size))
     assert run_application(application, ["audit", "list", "--last", "2", "--home", str(tmp_path)]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown] == ["entry", "2", "3"]
     assert run_application(application, ["audit", "list", "--json", "--home", str(tmp_path)]) == 0
-    assert [entry["round"] for entry in json.loads(capsys.readouterr().out)["data"]["entries"]] == [1, 2, 3]
+    listed = json.loads(capsys.readouterr().out)["data"]["entries"]
+    assert [entry["size_bytes"] for entry in listed] == [1, 2, 3]
     assert run_application(application, ["audit", "verify", "--json", "--home", str(tmp_path)]) == 0
     assert json.loads(capsys.readouterr().out)["data"] == {"entries": 3, "head": log.head.hash}
     audit_file(home).write_bytes(b"".join(lines_of(log)[:2]))
     assert run_application(application, ["audit", "verify", "--json", "--home", str(tmp_path)]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["error_code"], "entries from 3 on were cut off" in told["message"]) == ("audit_broken", True)
+
+
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_a_folder_that_is_no_members_is_refused_and_not_said_to_have_sent_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    assert run_application(application, ["audit", command, "--home", str(tmp_path / "mistyped")]) == 4
+    answered = capsys.readouterr()
+    assert "member.toml" in answered.err
+    assert "Nothing has left" not in answered.out
+    assert not (tmp_path / "mistyped").exists()

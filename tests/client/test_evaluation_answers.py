@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cleared_answers import HEAD_HASH, signed_head
+from cleared_answers import charged, signed_head
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nobody_forgotten import NobodyForgotten
 
 from ringfence.client.answer_schema import FirewallError
 from ringfence.client.answering import Answering, Outgoing
@@ -105,7 +106,13 @@ def say(ledger: MemberLedger, worker: Counting, request: Any, *, action: str = E
     class Message:
         content = request_to_records(request)
 
-    return Answering(settings=settings, worker=worker, ledger=ledger, permit=worker.permit).answer(
+    return Answering(
+        settings=settings,
+        worker=worker,
+        ledger=ledger,
+        permit=worker.permit,
+        forgetting=NobodyForgotten(),
+    ).answer(
         FleetTask(message=Message(), action=action, app_id=APP_ID, run_id=1)
     )
 
@@ -179,7 +186,7 @@ def firewall(tmp_path: Path) -> Firewall:
 def test_a_histogram_passes_the_firewall_and_stands_in_the_audit_log(
     tmp_path: Path, firewall: Firewall
 ) -> None:
-    cleared = firewall.clear(UPDATE, question=QUESTION, ledger_head=HEAD_HASH)
+    cleared = firewall.clear(UPDATE, question=QUESTION, charged=charged(UPDATE, question=QUESTION.digest))
     sent = answer_from_records(cleared.take())
     assert isinstance(sent, EvaluateUpdate)
     assert sent.histogram.tolist() == UPDATE.histogram.tolist()
@@ -212,14 +219,14 @@ TRAINED = TrainUpdate("spring-1", plan().digest(), 1, 1, np.arange(CELLS), signe
         pytest.param(TRAINED, QUESTION, id="an update to the question of an evaluation"),
         pytest.param(
             UPDATE,
-            Question("spring-1", plan().digest(), "train-update", 0, 0, "p", CELLS),
+            Question("spring-1", plan().digest(), "train-update", 0, 0, "p", CELLS, QUESTION.digest),
             id="a histogram to the question of a round",
         ),
     ],
 )
 def test_another_histogram_stays(tmp_path: Path, firewall: Firewall, answer: Any, asked: Question) -> None:
     with pytest.raises(FirewallError):
-        firewall.clear(answer, question=asked, ledger_head=HEAD_HASH)
+        firewall.clear(answer, question=asked, charged=charged(answer, question=asked.digest))
     assert list(audit_entries(tmp_path / "audit.jsonl")) == []
 
 

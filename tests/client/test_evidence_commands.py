@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from evidence_desk import KEYS, PLAN, Desk, evidence_for, head_of, plan_of, receipt
-from ledger_homes import DAY_S, OPENED, charge_rounds, make_home
+from ledger_homes import DAY_S, OPENED, charge_rounds, make_home, write_settings
 
+from ringfence.client import budget_commands
 from ringfence.client.evidence_check import check_numbers, check_plan, check_words
+from ringfence.client.member_home import MemberHome
 from ringfence.client.receipt_check import check_own_ledger
+from ringfence.model.console import run_application
 from ringfence.model.evidence import PrivacyEvidence
+from ringfence.model.key_files import make_signing_key
 from ringfence.model.plan import Plan
 from ringfence.privacy.ledger_anchor import sign_head
 from ringfence.privacy.ledger_chain import LedgerHead
@@ -235,6 +241,48 @@ class TestReceipts:
         code, text = desk.verify("--receipts", str(desk.receipts))
         assert code == (2 if fault == "forged head" else 4)
         assert "fix:" in text
+
+    def given_by(
+        self, folder: Path, member: str, *, receipts: Path, rounds: int
+    ) -> tuple[LedgerHead, Ed25519PrivateKey]:
+        """Have a member of its own ledger write what it gives to others; return its newest head and its key."""
+        home = make_home(folder).create()
+        write_settings(home, member=member)
+        key = make_signing_key(home.identity_key_file)
+        charge_rounds(home, "7", rounds=range(1, rounds + 1), plan=PLAN.digest())
+        arguments = ["receipt", "--out", str(receipts), "--home", str(folder), "--json"]
+        assert run_application(budget_commands.application, arguments) == 0
+        with LedgerReader.open(home.ledger_file, anchor_path=home.ledger_anchor_file) as reader:
+            return reader.verified_state().head, key
+
+    def test_that_members_write_with_budget_receipt_are_what_evidence_is_held_against(
+        self, desk: Desk, tmp_path: Path
+    ) -> None:
+        given = {
+            member: self.given_by(tmp_path / member, member, receipts=desk.receipts, rounds=10)
+            for member in KEYS
+        }
+        honest = [receipt(member, head, key=key) for member, (head, key) in given.items()]
+        desk.lay(evidence_for(receipts=honest))
+        checks = desk.checks("--receipts", str(desk.receipts))
+        assert all(checks[f"receipts.{member}"]["agrees"] is True for member in KEYS)
+        # A ledger of which the member knows nothing, though its key signed it: a second one, beside the one it gave.
+        head, key = given["acme"]
+        forged = [receipt("acme", replace(head, hash="f" * 64), key=key), *honest[1:]]
+        desk.lay(evidence_for(receipts=forged))
+        code, text = desk.verify("--receipts", str(desk.receipts))
+        assert code == 1
+        assert "receipts.acme says" in text
+
+    def test_need_a_ledger_and_a_place(self, desk: Desk, tmp_path: Path) -> None:
+        receipts = desk.receipts / "acme.pem"
+        receipts.write_text("a file where the folder should be")
+        for folder, made in ((tmp_path / "none", False), (tmp_path / "member", True)):
+            home = make_home(folder).create() if made else MemberHome(folder).create()
+            write_settings(home)
+            make_signing_key(home.identity_key_file)
+            arguments = ["receipt", "--out", str(receipts), "--home", str(folder)]
+            assert run_application(budget_commands.application, arguments) == 4
 
     def test_missing_in_a_demonstration_are_no_fault(self, desk: Desk) -> None:
         plan = plan_of(demonstration=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cleared_answers import HEAD_HASH, PURPOSE, question_to, signed_head
+from cleared_answers import HEAD_HASH, PURPOSE, charged, question_to, signed_head
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from ringfence.client import answer_schema
@@ -20,6 +20,7 @@ from ringfence.client.answer_timing import padded_until
 from ringfence.client.audit_log import AuditLog, audit_entries
 from ringfence.client.firewall import Cleared, Firewall, Question
 from ringfence.client.flower_adapter import FleetConnection
+from ringfence.client.stored_answer import Charged
 from ringfence.model.errors import ConfigError, RingfenceError
 from ringfence.model.round_messages import (
     Refusal,
@@ -39,6 +40,7 @@ UPDATE = TrainUpdate(
     ledger_head=signed_head(),
 )
 QUESTION = question_to(UPDATE)
+CHARGED = charged(UPDATE)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Gate:
     log: AuditLog
 
     def clear(
-        self, answer: Any = UPDATE, question: Question | None = QUESTION, head: str | None = HEAD_HASH
+        self,
+        answer: Any = UPDATE,
+        question: Question | None = QUESTION,
+        charge: Charged | None = CHARGED,
     ) -> Cleared:
-        return self.firewall.clear(answer, question=question, ledger_head=head)
+        return self.firewall.clear(answer, question=question, charged=charge)
 
 
 @pytest.fixture
@@ -68,6 +73,7 @@ def test_an_update_leaves_as_it_is_and_stands_in_the_audit_log(gate: Gate) -> No
     assert (entry.kind, entry.purpose, entry.size_bytes) == ("train-update", PURPOSE, 32)
     assert (entry.run, entry.round, entry.attempt, entry.plan_digest) == ("spring-1", 3, 1, "b" * 64)
     assert (entry.destination, entry.ledger_head) == ("coordinator.example:8443", HEAD_HASH)
+    assert entry.payload == CHARGED.payload
 
 
 @pytest.mark.parametrize("code", RefusalCode)
@@ -183,21 +189,40 @@ def test_a_defect_that_puts_more_into_a_message_is_caught_at_the_wire(
 
 
 @pytest.mark.parametrize(
-    ("question", "head"),
+    ("question", "charge"),
     [
-        pytest.param(None, HEAD_HASH, id="no question could be read"),
-        pytest.param(replace(QUESTION, numbers=109), HEAD_HASH, id="the plan has another shape"),
-        pytest.param(replace(QUESTION, run=SECRET), HEAD_HASH, id="a run that is no name"),
+        pytest.param(None, CHARGED, id="no question could be read"),
+        pytest.param(replace(QUESTION, numbers=109), CHARGED, id="the plan has another shape"),
+        pytest.param(replace(QUESTION, run=SECRET), CHARGED, id="a run that is no name"),
         pytest.param(QUESTION, None, id="no ledger has charged it"),
-        pytest.param(QUESTION, "a" * 64, id="the ledger is at another head"),
+        pytest.param(QUESTION, replace(CHARGED, head="a" * 64), id="the ledger is at another head"),
+        pytest.param(replace(QUESTION, digest="a" * 64), CHARGED, id="charged for another question"),
     ],
 )
 def test_an_update_without_its_question_or_its_charge_stays(
-    gate: Gate, question: Question | None, head: str | None
+    gate: Gate, question: Question | None, charge: Charged | None
 ) -> None:
     with pytest.raises(FirewallError):
-        gate.clear(UPDATE, question, head)
+        gate.clear(UPDATE, question, charge)
     assert list(audit_entries(gate.log.path)) == []
+
+
+@pytest.mark.parametrize("bit", [0, 7, 31])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_single_bit_that_changed_after_the_charge_stays(gate: Gate, place: int, bit: int) -> None:
+    changed = UPDATE.update.copy()
+    changed[place] ^= 1 << bit
+    with pytest.raises(FirewallError, match="not what the ledger has charged"):
+        gate.clear(replace(UPDATE, update=changed))
+    assert list(audit_entries(gate.log.path)) == []
+
+
+def test_what_another_attempt_was_charged_for_stays(gate: Gate) -> None:
+    """The same numbers for the next attempt would be the same noise for a second charge."""
+    again = replace(UPDATE, attempt=2)
+    with pytest.raises(FirewallError, match="not what the ledger has charged"):
+        gate.clear(again, replace(QUESTION, attempt=2))
+    gate.clear(again, replace(QUESTION, attempt=2), charged(again))
 
 
 def test_what_is_changed_after_clearing_does_not_leave(gate: Gate) -> None:

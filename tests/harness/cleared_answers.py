@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
 
 from ringfence.client.audit_log import AuditLog
 from ringfence.client.firewall import Cleared, Firewall, Question
-from ringfence.model.round_messages import Refusal, TrainUpdate
+from ringfence.client.stored_answer import Charged, StoredAnswer
+from ringfence.model.round_messages import Refusal, RoundUpdate, TrainUpdate
 
 PURPOSE = "grooming-risk-detection"
 HEAD_HASH = "d" * 64
@@ -24,7 +26,14 @@ def question_to(update: TrainUpdate, *, numbers: int | None = None) -> Question:
         attempt=update.attempt,
         purpose=PURPOSE,
         numbers=update.update.size if numbers is None else numbers,
+        digest="c" * 64,
     )
+
+
+def charged(update: RoundUpdate, *, question: str = "c" * 64, head: str = HEAD_HASH) -> Charged:
+    """Return what a ledger says that has charged an answer to a question of this digest."""
+    stored = StoredAnswer(question=question, update=update).encode()
+    return Charged(payload=hashlib.sha256(stored).hexdigest(), head=head)
 
 
 def cleared(answer: TrainUpdate | Refusal) -> Cleared:

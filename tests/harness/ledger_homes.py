@@ -29,6 +29,13 @@ def make_home(root: Path, *, terms: LedgerTerms = TERMS, now: float = OPENED) ->
     return home
 
 
+def write_settings(home: MemberHome, *, member: str = "acme") -> None:
+    """Write a ``member.toml`` that names a federation and no data."""
+    home.settings_file.write_text(
+        f'federation = "north"\nmember = "{member}"\nfleet_address = "a:1"\nrelease_address = "b:2"\nplan_public_key = ""\n'
+    )
+
+
 def open_home_ledger(home: MemberHome, *, now: float = OPENED + 1000 * DAY_S) -> Ledger:
     """Open the ledger as the agent does, with its lock."""
     return Ledger.open(
