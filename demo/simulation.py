@@ -179,7 +179,7 @@ def judge(
         )
         for name in list(federation.members)[:COMPANIES_ALONE]
     ]
-    federated = published_model(history[1:], averaging=plan.training.averaging)
+    federated = published_model(history, averaging=plan.training.averaging)
     count = len(alone)
     return (
         held_out.judge("public head, before any training", history[0], plan=plan, privacy=None),

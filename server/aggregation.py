@@ -87,16 +87,17 @@ def average_updates(
 
 
 def published_model(history: list[NDArray[np.float64]], *, averaging: str) -> NDArray[np.float64]:
-    """Return the model that a run publishes, from the models after each of its rounds.
+    """Return the model that a run publishes.
 
     Averaging released models is post-processing and costs no privacy.
 
     Args:
-        history: (d,) after each round, in order; not empty.
-        averaging: "last" or "last-half", as the plan says.
+        history: (d,) the model that the run began with, then that after each round, in order; not empty.
+        averaging: "last", or "last-half": the mean over the later half of the rounds, of an odd number the larger half. What the
+            run began with is never part of it.
     """
-    if averaging == "last":
+    rounds = history[1:]
+    if averaging == "last" or not rounds:
         return history[-1]
-    half = history[len(history) // 2 :]
-    mean: NDArray[np.float64] = np.mean(np.stack(half), axis=0)
+    mean: NDArray[np.float64] = np.mean(np.stack(rounds[len(rounds) // 2 :]), axis=0)
     return mean

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from ringfence.client import local_training
 from ringfence.client.app import HOME_KEY
 from ringfence.client.app import app as installed_app
 from ringfence.demo.company_data import benign_chat
-from ringfence.demo.reference_rows import HeldOut
+from ringfence.demo.reference_rows import HeldOut, QualityRow
 from ringfence.demo.simulate_command import simulate
 from ringfence.demo.simulated_federation import (
     CONVERSATIONS_FILE,
@@ -25,10 +27,14 @@ from ringfence.demo.simulated_federation import (
 from ringfence.demo.simulation import carry_out, judge
 from ringfence.model.console import new_application, run_application
 from ringfence.model.conversation import Conversation
+from ringfence.model.detector import Detector
 from ringfence.model.errors import ConfigError, DeadlineError
 from ringfence.model.feature_set import FeatureSet, load_feature_set
+from ringfence.model.plan import Plan
 from ringfence.model.simulation import CompanyData, simulate_companies
 from ringfence.privacy.accounting import epsilon_of
+from ringfence.server.candidate import build_candidate
+from ringfence.server.coordinator_home import CoordinatorHome
 
 ALMOST_NO_PRIVACY = 1e5
 
@@ -188,6 +194,39 @@ def test_with_hardly_any_noise_the_federation_beats_the_head_that_it_started_fro
     public, alone, federated = judge(federation, held_out=held_out, feature_set=features)
     assert federated.average_precision > public.average_precision + 0.01
     assert federated.average_precision > alone.average_precision
+
+
+class Judges(HeldOut):
+    """Judges, and remembers which head it judged under which name."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.judged: dict[str, np.ndarray] = {}
+
+    def judge(self, name: str, parameters: np.ndarray, *, plan: Plan, privacy: bool | None) -> QualityRow:
+        self.judged[name] = parameters
+        return super().judge(name, parameters, plan=plan, privacy=privacy)
+
+
+def test_what_is_judged_is_what_a_release_would_publish(
+    tmp_path: Path, chat: list[Conversation], features: FeatureSet
+) -> None:
+    companies = simulate_companies(
+        chat, companies=3, conversations_per_company=20, test_conversations=20, seed=3
+    )
+    federation = federation_of(tmp_path, companies, features, rounds=5)
+    carry_out(federation)
+    judges = Judges(features, {company.name: company.test for company in companies})
+    judge(federation, held_out=judges, feature_set=features)
+    federation.run.update(status="completed")
+    release = build_candidate(
+        federation.run,
+        version="0.1.0",
+        home=CoordinatorHome(tmp_path / "coordinator"),
+        now=datetime(2026, 3, 1, tzinfo=UTC),
+    )
+    published = Detector.load(release).parameters
+    np.testing.assert_allclose(judges.judged["federated, 3 companies"], published, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

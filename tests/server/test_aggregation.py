@@ -108,11 +108,16 @@ def test_an_average_of_nothing_is_a_mistake_of_the_caller(classes: dict[str, int
 
 
 @pytest.mark.parametrize(
-    ("averaging", "count", "expected"),
-    [("last", 4, 3.0), ("last-half", 4, 2.5), ("last-half", 5, 3.0), ("last-half", 1, 0.0), ("last", 1, 0.0)],
+    ("averaging", "rounds", "expected"),
+    [
+        *(("last", 3, 3.0), ("last", 0, 0.0)),
+        # The start, which is 0 here, is no round: of four rounds the last two, of three the last two as well.
+        *(("last-half", 4, 3.5), ("last-half", 3, 2.5), ("last-half", 2, 2.0), ("last-half", 1, 1.0)),
+        ("last-half", 0, 0.0),
+    ],
 )
-def test_the_published_model_is_the_last_or_the_mean_of_the_last_half(
-    averaging: str, count: int, expected: float
+def test_the_published_model_is_the_last_or_the_mean_of_the_last_half_of_the_rounds(
+    averaging: str, rounds: int, expected: float
 ) -> None:
-    history = [np.array([float(number)]) for number in range(count)]
+    history = [np.array([float(number)]) for number in range(rounds + 1)]
     assert published_model(history, averaging=averaging) == pytest.approx([expected])
