@@ -30,6 +30,12 @@ from ringfence.server.database_errors import explain
 BUSY_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 10
 _STATEMENT_TIMEOUT_S = 60
+# Of either side, about half a minute until it knows that the other is gone: idle, then so many questions without an answer. A
+# server that does not know keeps what a lost connection held, claims included; the systems' own default is two hours.
+_KEEP_ALIVE_IDLE_S = 15
+_KEEP_ALIVE_INTERVAL_S = 5
+_KEEP_ALIVE_COUNT = 3
+_UNACKNOWLEDGED_S = 30
 # Of one schema, so that two federations may share a PostgreSQL database.
 _WRITER_LOCK = "SELECT pg_advisory_xact_lock(hashtext('ringfence writer'), hashtext(current_schema()))"
 
@@ -184,9 +190,10 @@ def _postgresql_engine(database: Database) -> Engine:
         connect_args={
             "connect_timeout": _CONNECT_TIMEOUT_S,
             "application_name": "ringfence-coordinator",
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
+            "keepalives_idle": _KEEP_ALIVE_IDLE_S,
+            "keepalives_interval": _KEEP_ALIVE_INTERVAL_S,
+            "keepalives_count": _KEEP_ALIVE_COUNT,
+            "tcp_user_timeout": _UNACKNOWLEDGED_S * 1000,
         },
         pool_pre_ping=True,  # the server may have been restarted since
         pool_size=5,
@@ -201,6 +208,11 @@ def _postgresql_engine(database: Database) -> Engine:
             # A process that stands still inside a transaction must not stop all others for ever.
             "idle_in_transaction_session_timeout": f"{_STATEMENT_TIMEOUT_S * 1000}",
             "synchronous_commit": "on",
+            # The server's side of the same connection.
+            "tcp_keepalives_idle": f"{_KEEP_ALIVE_IDLE_S}",
+            "tcp_keepalives_interval": f"{_KEEP_ALIVE_INTERVAL_S}",
+            "tcp_keepalives_count": f"{_KEEP_ALIVE_COUNT}",
+            "tcp_user_timeout": f"{_UNACKNOWLEDGED_S * 1000}",
         }
         with connection.cursor() as cursor:  # type: ignore[attr-defined]  # a connection of the driver
             for name, value in settings.items():

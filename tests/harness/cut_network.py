@@ -29,6 +29,8 @@ class CuttableNetwork:
         self._passes = threading.Event()
         self._passes.set()
         self._closed = False
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._left: set[socket.socket] = set()
         self.held_back = 0
 
     def __enter__(self) -> Self:
@@ -51,6 +53,13 @@ class CuttableNetwork:
         """Let everything pass again."""
         self._passes.set()
 
+    def forget_callers(self) -> None:
+        """End every connection for those who made them, and leave the other side believing that they are there."""
+        pairs, self._pairs = self._pairs, []
+        for near, far in pairs:
+            self._left.add(far)
+            near.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         while not self._closed:
             try:
@@ -67,6 +76,7 @@ class CuttableNetwork:
             near.close()
             return
         far.settimeout(None)
+        self._pairs.append((near, far))
         for source, sink in ((near, far), (far, near)):
             threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
 
@@ -77,7 +87,7 @@ class CuttableNetwork:
                     self.held_back += len(block)
                     self._wait()
                 sink.sendall(block)
-        for end in (source, sink):
+        for end in {source, sink} - self._left:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+from cut_network import CuttableNetwork
 from databases import SERVER, new_database
-from federation_harness import coordinator_command
+from federation_harness import coordinator_command, wait_until
 from sqlalchemy import select, text
 from trust_harness import TrustFederation, prepare_trust_federation
 
@@ -197,6 +201,112 @@ def test_a_second_coordinator_on_one_database_is_refused_and_told_by_whom(
         pass
 
 
+def _through(network: CuttableNetwork, database: Database) -> Database:
+    """Return the same database, reached over a network that can be cut."""
+    host, _, port = network.address.rpartition(":")
+    return Database(database.url.set(host=host, port=int(port)))
+
+
+def _address(database: Database) -> str:
+    return f"{database.url.host}:{database.url.port or 5432}"
+
+
+def test_a_claim_that_only_this_side_lost_is_taken_again_from_its_own_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server believes that the connection is there, and holds the claim for it: that is no other coordinator."""
+    with (
+        new_database("postgresql", tmp_path) as database,
+        CuttableNetwork(_address(database)) as network,
+        serve_alone(_through(network, database), now=NOW) as held,
+    ):
+        held.keep()
+        network.forget_callers()
+
+        def is_back() -> bool:
+            held.keep()
+            return "is back" in caplog.text
+
+        wait_until(is_back, what="the claim is taken again")
+        assert is_claimed(database, "serve")
+        assert caplog.text.count("still held a lost connection") <= 1
+        with (
+            pytest.raises(ConfigError, match=f"process {os.getpid()} on"),
+            serve_alone(database, now=NOW + timedelta(days=1), patience_s=0),
+        ):
+            pass
+
+
+def test_a_claim_that_was_lost_and_taken_names_who_has_it(tmp_path: Path) -> None:
+    with (
+        new_database("postgresql", tmp_path) as database,
+        CuttableNetwork(_address(database)) as network,
+        serve_alone(_through(network, database), now=NOW) as held,
+    ):
+        _cut_off(database)
+        network.forget_callers()
+        later = NOW + timedelta(days=1)
+        with (
+            serve_alone(database, now=later),
+            pytest.raises(ConfigError, match=f"process {os.getpid()} on .*, since {later.date()}"),
+        ):
+            held.keep()
+
+
+def test_a_coordinator_waits_for_the_claim_of_one_that_is_gone_and_for_no_other(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait(60)
+    with new_database("postgresql", tmp_path) as database:
+        other = Database(database.url)
+        with serve_alone(
+            other, now=NOW
+        ):  # stands for a server that does not know yet that the process is gone
+            with database.transaction() as connection:
+                known = {"host": socket.gethostname(), "process": ended.pid, "since": "then"}
+                connection.execute(
+                    properties.update().where(properties.c.key == "serving").values(value=json.dumps(known))
+                )
+            with (
+                pytest.raises(ConfigError, match=f"process {ended.pid} on"),
+                serve_alone(database, now=NOW, patience_s=0.1),
+            ):
+                pass
+            began, over = threading.Event(), threading.Event()
+
+            def serve() -> None:
+                began.set()
+                with serve_alone(database, now=NOW, patience_s=120):
+                    over.set()
+
+            waiting = threading.Thread(target=serve)
+            waiting.start()
+            assert began.wait(60)
+            assert not over.wait(1.0)
+        waiting.join(120)
+        assert over.is_set()
+        other.close()
+
+
+def test_either_side_of_a_connection_to_postgresql_soon_notices_that_the_other_is_gone(
+    tmp_path: Path,
+) -> None:
+    with new_database("postgresql", tmp_path) as database, database.reading() as connection:
+        settings = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+        idle, interval, count = (
+            int(connection.scalar(text(f"SELECT current_setting('{name}')"))) for name in settings
+        )
+        assert 0 < idle + interval * count <= 60
+        assert connection.scalar(text("SELECT current_setting('tcp_user_timeout')")) == "30000"
+        own = socket.socket(fileno=os.dup(connection.connection.dbapi_connection.fileno()))
+        with own:
+            tcp = socket.IPPROTO_TCP
+            assert own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            idle, interval, count = (own.getsockopt(tcp, option) for option in options)
+            assert 0 < idle + interval * count <= 60
+            assert own.getsockopt(tcp, socket.TCP_USER_TIMEOUT) == 30_000
+
+
 _SERVES = """
 import signal, sys
 from datetime import UTC, datetime
@@ -218,8 +328,6 @@ def test_a_killed_coordinator_stands_in_nobodys_way(database: Database) -> None:
                 pass
         finally:
             process.kill()
-    from federation_harness import wait_until
-
     wait_until(lambda: not is_claimed(database, "serve"), what="the claim is free")
     with serve_alone(database, now=NOW):
         assert is_claimed(database, "serve")
@@ -243,7 +351,7 @@ def test_a_claim_that_the_server_lost_is_taken_again_unless_another_was_faster(t
         other = Database(database.url)
         with (
             claim(other, "serve", taken="taken", hint="stop"),
-            pytest.raises(ConfigError, match="serves from the database"),
+            pytest.raises(ConfigError, match="Another command holds the database"),
         ):
             held.keep()
         held.keep()
