@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from ringfence.model.simulation import CompanyData, simulate_companies
 
 HELD_OUT_SHARE = 0.25
 _MINIMUM_OF_A_KIND = 5
+_LONGEST_NAME = 32
+_COORDINATOR = "coordinator"  # has a log beside the companies'
 FILLER_FILE = "chitchat-part.jsonl.gz"
 _NAMES = ("alder", "birch", "cedar", "dogwood", "elm", "fir", "ginkgo", "hazel", "ivy", "juniper")
 
@@ -163,14 +166,24 @@ def _company_name(number: int) -> str:
 
 
 def _names_of(paths: Sequence[Path]) -> list[str]:
+    """Return a name for each company: its file's as far as it makes one, and no two alike."""
+    taken = {_COORDINATOR}
     names: list[str] = []
     for number, path in enumerate(paths):
-        stem = "".join(
-            letter if letter.isalnum() else "-" for letter in path.name.split(".")[0].lower()
-        ).strip("-")
-        name = stem if stem.isascii() and stem and stem not in names else _company_name(number)
-        names.append(name[:40])
+        wanted = _stem(path) or _company_name(number)
+        name, suffixes = wanted, itertools.count(2)
+        while name in taken:
+            suffix = f"-{next(suffixes)}"
+            name = wanted[: _LONGEST_NAME - len(suffix)] + suffix
+        taken.add(name)
+        names.append(name)
     return names
+
+
+def _stem(path: Path) -> str:
+    """Return a file's name as a company's: of ASCII letters, digits and hyphens, or empty."""
+    stem = "".join(letter if letter.isalnum() else "-" for letter in path.name.split(".")[0].lower())
+    return stem.strip("-")[:_LONGEST_NAME].rstrip("-") if stem.isascii() else ""
 
 
 def _as_json(conversation: Conversation) -> dict[str, object]:
