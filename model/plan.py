@@ -37,7 +37,8 @@ class TrainingTerms(_Terms):
         feature_set_sha256: fingerprint of those features' files; a member refuses any other.
         rounds: aggregations in the run, 1 to 1,000.
         local_steps: private steps that a member takes in one round, 1 to 1,000.
-        learning_rate: of the private gradient descent.
+        learning_rate: of the private gradient descent. The default was chosen for member noise, rounds and local steps as below,
+            epsilon 2 and size classes near the number of conversations, on simulated companies that no table reports.
         momentum: of the same; lives within one round of one member.
         positive_weight: factor on the loss of positive examples.
         prefixes: shares of a conversation's messages, in (0, 1], averaged inside its one gradient.
@@ -49,7 +50,7 @@ class TrainingTerms(_Terms):
     feature_set_sha256: Sha256
     rounds: int = Field(default=30, ge=1, le=1000)
     local_steps: int = Field(default=10, ge=1, le=1000)
-    learning_rate: float = Field(default=0.4, gt=0, le=100)
+    learning_rate: float = Field(default=0.2, gt=0, le=100)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     positive_weight: float = Field(default=2.0, gt=0, le=1000)
     prefixes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
