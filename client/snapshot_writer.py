@@ -19,7 +19,7 @@ from ringfence.model.conversation import Conversation
 from ringfence.model.errors import DataError
 
 MAXIMUM_CHARACTERS = 16_384
-"""Of a message, what is kept. No encoder reads more; the rest of a text of a megabyte would only be carried about."""
+"""Of a message, what is kept: half of it from the beginning, half from the end. No encoder reads more."""
 
 _BATCH = 1_000
 _REMEMBERED = 65_536
@@ -209,7 +209,7 @@ class SnapshotWriter:
 
     def _append(self, row: tuple[object, ...]) -> None:
         *rest, text = row
-        self._pending.append((*rest, str(text)[:MAXIMUM_CHARACTERS]))
+        self._pending.append((*rest, _kept(str(text))))
         if len(self._pending) >= _BATCH:
             self._flush()
 
@@ -221,6 +221,11 @@ class SnapshotWriter:
 
     def _note(self, key: str, value: int) -> None:
         self._database.execute("INSERT OR REPLACE INTO found VALUES (?, ?)", (key, value))
+
+
+def _kept(text: str) -> str:
+    half = MAXIMUM_CHARACTERS // 2
+    return text if len(text) <= MAXIMUM_CHARACTERS else text[:half] + text[-half:]
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -92,7 +92,21 @@ def test_odd_conversations_become_finite_rows_that_are_bounded(
         "nor put elsewhere"
     )
     for message, item in zip(read.messages, ODD[kind], strict=True):
-        assert message.text == str(item["text"])[:MAXIMUM_CHARACTERS]
+        said = str(item["text"])
+        if len(said) > MAXIMUM_CHARACTERS:
+            said = said[: MAXIMUM_CHARACTERS // 2] + said[-MAXIMUM_CHARACTERS // 2 :]
+        assert message.text == said
+
+
+def test_a_long_message_is_trained_on_as_it_is_scored_beginning_and_end(
+    home: MemberHome, features: FeatureSet
+) -> None:
+    text = "so the game was fun " + "today " * 20_000 + " please keep it our secret, add me on the other app"
+    data = write(home, {"id": "long", "label": 1, "messages": [said("a", text), said("b", "ok")]})
+    (conversation,) = read_conversations(home.root / "chats.jsonl")
+    np.testing.assert_array_equal(
+        rows_of(home, data, features).features[0], features.rows(conversation, prefixes=PREFIXES)
+    )
 
 
 @pytest.mark.parametrize("kind", [*ODD, "no message"])
