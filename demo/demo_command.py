@@ -82,40 +82,25 @@ def _corpus(first: list[Path], more: list[Path]) -> tuple[Path, ...]:
 
 
 def _text(outcome: Outcome) -> str:
-    from ringfence.demo.reference_rows import DRAWS
+    from ringfence.demo.outcome_text import outcome_text
 
+    return "\n".join(
+        [outcome_text(outcome), "", "Next:", *(f"  {command}" for command in _next_commands(outcome))]
+    )
+
+
+def _next_commands(outcome: Outcome) -> list[str]:
     where = os.path.relpath(outcome.folder)
-    member = outcome.members[0]
-    home = f"{where}/members/{member}"
+    home = f"{where}/members/{outcome.members[0]}"
     program = _program("ringfence")
-    lines = [
-        "",
-        f"{'on held-out conversations of all companies':<46} {'privacy':<14} {'AUROC':>6} {'avg. precision':>15}",
+    return [
+        f"{program} score --home {home} --top 5 --explain {home}/held-out.jsonl",
+        f"{program} model verify --home {home}",
+        f"less {os.path.relpath(outcome.release)}/README.md",
+        f"{program} budget show --home {home}",
+        f"{program} audit list --home {home}",
+        f"{_program('ringfence-coordinator')} run show {outcome.run} --home {where}/coordinator",
     ]
-    for row in outcome.rows:
-        privacy = {True: f"epsilon {outcome.epsilon:.1f}", False: "none", None: "nothing read"}[row.privacy]
-        marker = ">" if row.name == outcome.federated.name else " "
-        lines.append(
-            f"{marker} {row.name:<44} {privacy:<14} {row.auroc:>6.3f} {row.average_precision:>15.3f}"
-        )
-    lines += [
-        f"  Rows with privacy are means over {DRAWS} draws of noise, but for the one draw that was released.",
-        "",
-        f"Epsilon {outcome.epsilon:.1f}: {outcome.meaning}",
-        "",
-        f"Release {outcome.version}: {os.path.relpath(outcome.release)}",
-        f"  countersigned by {outcome.signed_by}; pulled and verified by every member; scores equal to the run's model",
-        f"Seconds: {outcome.total_s:.0f} in all, {outcome.round_s:.1f} a round.",
-        "",
-        "Next:",
-        f"  {program} score --home {home} --top 5 --explain {home}/held-out.jsonl",
-        f"  {program} model verify --home {home}",
-        f"  less {os.path.relpath(outcome.release)}/README.md",
-        f"  {program} budget show --home {home}",
-        f"  {program} audit list --home {home}",
-        f"  {_program('ringfence-coordinator')} run show {outcome.run} --home {where}/coordinator",
-    ]
-    return "\n".join(lines)
 
 
 def _program(name: str) -> str:

@@ -18,6 +18,7 @@ from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.demo.company_data import Companies, companies_from_corpus, simulated_companies
 from ringfence.demo.demo_folder import DemoFolder
 from ringfence.demo.federation import CONTRIBUTION_BOUND, FEDERATION, VERSION, Federation
+from ringfence.demo.outcome_text import introduction, shown_epsilon
 from ringfence.demo.processes import Processes
 from ringfence.demo.reference_rows import FEDERATED, HeldOut, OpenRows, QualityRow, reference_rows
 from ringfence.model.detector import Detector
@@ -117,16 +118,12 @@ def demonstrate(terms: DemoTerms, *, say: Callable[[str], None]) -> Outcome:
     threshold = min(2, len(names))
     folder = DemoFolder(root=terms.folder, members=names)
     with folder.claim() as claim:
-        say(f"{len(names)} companies with {companies.source}, in {terms.folder}:")
-        for company in companies.companies:
-            positive = sum(item.label == 1 for item in company.train)
-            say(
-                f"  {company.name:<12} {len(company.train):>6} conversations, {positive} positive, {len(company.test)} held out"
-            )
+        for line in introduction(companies.companies, source=companies.source, folder=terms.folder):
+            say(line)
         with Processes(logs=folder.logs, inherited=(claim,)) as processes:
             federation = Federation(folder=folder, processes=processes, epsilon=terms.epsilon)
             federation.found(companies.companies, threshold=threshold)
-            say("Coordinator and members run as processes of their own, with mutual TLS between them.")
+            say("Coordinator and members run as processes, with mutual TLS between them.")
             rounds_began = time.monotonic()
             _show_progress(federation.run(plan), total=terms.rounds)
             round_s = (time.monotonic() - rounds_began) / terms.rounds
@@ -269,6 +266,6 @@ def _meaning(plan: Plan, *, platforms: dict[int, float]) -> str:
     bound = plan.privacy.contribution_bound
     return (
         f"whoever sees the released models can hardly tell whether the content of any one person's conversations (at most "
-        f"{bound} used at a company) was part of the training; {platforms[2]:.1f} for a person who is on two of the "
+        f"{bound} used at a company) was part of the training; {shown_epsilon(platforms[2])} for a person who is on two of the "
         f"platforms (delta {plan.privacy.delta:g})."
     )
