@@ -9,6 +9,7 @@ import signal
 from ringfence.model.console import JsonOption
 from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.grpc_environment import settle_grpc
 from ringfence.server.serve_commands import HomeOption, emit_stopped
 
 
@@ -17,6 +18,7 @@ def serve_releases(
 ) -> None:
     """Serve releases and approvals to members. Part of serve; runs until stopped."""
     log_to_stderr(log_format)
+    settle_grpc()
     located = CoordinatorHome.locate(home)
     asyncio.run(_serve_until_stopped(located))
     emit_stopped(located, command="serve-releases", as_json=as_json)

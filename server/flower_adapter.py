@@ -11,12 +11,14 @@ import hashlib
 import hmac
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ringfence.model.errors import ConnectionFailedError, PeerError
+from ringfence.model.log_format import VARIABLE, LogFormat, log_to_stderr
 from ringfence.server.thin_bundle import BUNDLE_PROJECT
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ _QUIET_ENVIRONMENT = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+    "FLWR_LOG_LEVEL": "CRITICAL",  # until our own log stands: its lines are in another form
 }
 
 
@@ -67,8 +70,10 @@ def quieten_flower() -> None:
     import flwr.supercore.logger  # noqa: F401
 
     for name in ("flwr", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger(name).propagate = False
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        for own in list(logger.handlers):
+            logger.removeHandler(own)  # it writes in a form of its own, tracebacks included
 
 
 def build_bundle() -> tuple[bytes, str]:
@@ -180,16 +185,10 @@ def superexec_command(
     *, python: str, address: str, ca_file: Path, secret_file: Path, parent_pid: int
 ) -> list[str]:
     """Return the command of the process that starts a server app for each run."""
-    # Flower starts its own programs by name: they lie beside this Python, which need not be on the PATH of who serves.
-    start = (
-        "import os, sys; from flwr.supercore.cli import flower_superexec; "
-        "os.environ['PATH'] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get('PATH', ''); "
-        "flower_superexec()"
-    )
     return [
         python,
         "-c",
-        start,
+        f"from {__name__} import run_flower_superexec; run_flower_superexec()",
         "--runtime-api-address",
         address,
         "--root-certificates",
@@ -199,6 +198,17 @@ def superexec_command(
         "--parent-pid",
         str(parent_pid),
     ]
+
+
+def run_flower_superexec() -> None:
+    """Start a server app for each run, as the command line says, until this process is ended."""
+    from flwr.supercore.cli import flower_superexec
+
+    log_to_stderr(LogFormat(os.environ.get(VARIABLE, LogFormat.TEXT)))
+    quieten_flower()
+    # Flower starts its own programs by name: they lie beside this Python, which need not be on the PATH of who serves.
+    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
+    flower_superexec()
 
 
 class FlowerControl:

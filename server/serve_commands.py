@@ -16,6 +16,7 @@ from ringfence.model.console import JsonOption, emit
 from ringfence.model.log_format import VARIABLE as LOG_FORMAT_VARIABLE
 from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 from ringfence.server.coordinator_home import CoordinatorHome
+from ringfence.server.grpc_environment import settle_grpc
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="The coordinator's folder.", envvar="RINGFENCE_COORDINATOR_HOME")
@@ -30,6 +31,7 @@ def serve(
     from ringfence.server.supervisor import supervise
 
     log_to_stderr(log_format)
+    settle_grpc()  # its children's as well
     os.environ[LOG_FORMAT_VARIABLE] = log_format.value  # its children's, server apps included
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
@@ -55,6 +57,7 @@ def serve_fleet(
     from ringfence.server.members import MemberRegistry
 
     log_to_stderr(log_format)
+    settle_grpc()
     located = CoordinatorHome.locate(home)
     settings = load_coordinator_settings(located)
     registry = MemberRegistry(open_database(located, settings=settings))

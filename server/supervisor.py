@@ -32,7 +32,6 @@ _TICK_S = 0.5
 _STOP_S = 10.0
 _MAX_WAIT_S = 30.0
 _BAD_INPUT = 4
-_STANDARD_ERROR = 2
 
 
 @dataclass(slots=True)
@@ -78,7 +77,7 @@ class Child:
             self.process = subprocess.Popen(
                 command,
                 env=dict(environment),
-                stdout=_STANDARD_ERROR,  # standard output is the supervisor's own result
+                stdout=subprocess.DEVNULL,  # results are for whoever runs a child alone; its log is on standard error
                 start_new_session=True,
                 preexec_fn=stop_with_parent,
             )
