@@ -1,4 +1,4 @@
-"""``ringfence-coordinator serve`` and its parts, each also a command of its own for systemd or Kubernetes."""
+"""``ringfence-coordinator serve``, and the part of it that serves the fleet. A coordinator is the whole of it."""
 
 from __future__ import annotations
 
