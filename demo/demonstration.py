@@ -34,6 +34,7 @@ _CONVERSATIONS = 600
 _FEATURES = "static-128"
 _DELTA = 1e-6
 _LOCAL_STEPS = 10
+_LEARNING_RATE = 0.6  # a third of the steps and a fraction of the noise of a plan's defaults ask for longer ones
 _DEADLINE_S = 60.0
 _SCORE_TOLERANCE = 1e-3
 
@@ -159,6 +160,7 @@ def make_plan(terms: DemoTerms, *, features: FeatureSet, members: int) -> Plan:
                 feature_set_sha256=features.fingerprint,
                 rounds=terms.rounds,
                 local_steps=_LOCAL_STEPS,
+                learning_rate=_LEARNING_RATE,
             ),
             privacy=PrivacyTerms(contribution_bound=CONTRIBUTION_BOUND, delta=_DELTA, noise_multiplier=noise),
             cohort=CohortTerms(minimum=max(2, members - 1), round_deadline_s=_DEADLINE_S),
