@@ -24,7 +24,8 @@ from scripted_coordinator import ScriptedCoordinator
 from ringfence.client import worker as worker_module
 from ringfence.client.agent import Agent
 from ringfence.client.answering import Answering, TrainingWorker
-from ringfence.client.audit_log import AuditLog, audit_entries, audit_file, verify_audit_log
+from ringfence.client.audit_against_ledger import verify_departures
+from ringfence.client.audit_log import AuditLog, audit_entries, audit_file
 from ringfence.client.firewall import Firewall
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_ledger import open_member_ledger
@@ -186,7 +187,7 @@ def assert_nothing_planted(
         "the coordinator's log": fleet.processes.log("fleet").encode(),
     }
     assert {place: found for place, content in places.items() if (found := find_planted(content))} == {}
-    verify_audit_log(audit_file(fleet.member("acme")))
+    verify_departures(fleet.member("acme"))
 
 
 def test_the_search_finds_what_is_there() -> None:

@@ -390,7 +390,7 @@ class TestTheCommand:
         with open_home_ledger(home, now=time.time()):
             code = run_application(application, ["forget", "otter", "--home", str(home.root), "--json"])
         assert code == 1
-        assert "Stop the agent" in json.loads(capsys.readouterr().out)["hint"]
+        assert "Repeat this command" in json.loads(capsys.readouterr().out)["hint"]
 
     def test_refuses_an_unknown_name_without_repeating_it(
         self, home: MemberHome, capsys: pytest.CaptureFixture[str]

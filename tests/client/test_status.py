@@ -34,7 +34,7 @@ def screen(home: MemberHome, *, later: timedelta = timedelta(0)) -> str:
 
 
 def answered(home: MemberHome, run: str, round_: int) -> None:
-    AuditLog.of(home, head_path=None).append(
+    AuditLog.of(home).append(
         Departure(
             destination="coordinator.example:8443",
             kind="train-update",
