@@ -5,6 +5,9 @@
 
 Each source is made up, holds the same conversations, and is read in a process of its own; memory is that process's peak less
 what it had after importing everything. Rows of tables and databases come in no order, so that grouping has its full cost.
+
+Tasks: snapshot reads; check is what ``data check`` does; rows makes training rows of everything; again reads, finds the rows
+that are there and takes ten steps of a clipped sum, as a later run does: name it after rows.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from ringfence.client.member_home import MemberHome
 WORDS = "so the game was fun today and we could play again when you are home what do you think about that"
 MESSAGES = "SELECT conversation_id, message_id, sender_id, sent_at, text FROM dm"
 LABELS = "SELECT conversation_id, label FROM decisions"
-TASKS = ("snapshot", "check", "rows")
+TASKS = ("snapshot", "check", "rows", "again")
+PREFIXES = (0.35, 0.6, 0.8, 1.0)
+STEPS = 10
 TABLE = "benchmark_dm"
 
 
@@ -91,12 +96,15 @@ def _read(pipe: Connection, task: str, root: Path, data: dict[str, object], url:
     from ringfence.client.taking_snapshot import take_snapshot
     from ringfence.model.feature_set import load_feature_set
     from ringfence.model.language import language_of
+    from ringfence.privacy.clipped_sum import LinearHeadGradients
+    from ringfence.privacy.grid import Grid
 
-    features = load_feature_set("static-128") if task == "rows" else None
+    features = load_feature_set("static-128") if task in ("rows", "again") else None
     language_of("ich weiss nicht was du meinst aber wir gehen heute")
     home, settings = MemberHome(root), DataSettings.model_validate(data)
-    for cached in home.cache.glob("rows-*"):
-        cached.unlink()
+    if task != "again":
+        for cached in home.cache.glob("rows-*"):
+            cached.unlink()
     _reset_peak()
     libraries = _peak_mib()
     start = time.perf_counter()
@@ -106,16 +114,23 @@ def _read(pipe: Connection, task: str, root: Path, data: dict[str, object], url:
         if task == "check":
             summarise(snapshot, contribution_bound=2, secret=b"k" * 32, part=snapshot.part)
         elif features is not None:
-            training_rows(
+            rows = training_rows(
                 home,
                 conversations=snapshot,
                 feature_set=features,
-                prefixes=(0.35, 0.6, 0.8, 1.0),
+                prefixes=PREFIXES,
                 contribution_bound=2,
             )
         else:
             for _ in snapshot:
                 pass
+    if task == "again" and features is not None:
+        parameters = features.warm_start
+        source = LinearHeadGradients(
+            rows.features, rows.labels, grid=Grid(1.0, len(parameters)), positive_weight=2.0
+        )
+        for _ in range(STEPS):
+            source.clipped_sum(parameters, selected=None)
     seconds = time.perf_counter() - start
     pipe.send({"seconds": seconds, "peak_mib": _peak_mib() - libraries, "libraries_mib": libraries})
 
