@@ -39,8 +39,8 @@ class StaticEncoder:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
-            pieces = table_of(tensors["pieces"], tensors["piece_scales"])
-            pairs = table_of(tensors["pairs"], tensors["pair_scales"])
+            pieces = _table(tensors["pieces"], tensors["piece_scales"])
+            pairs = _table(tensors["pairs"], tensors["pair_scales"])
         except (KeyError, ValueError) as error:
             raise ReleaseError(
                 "The static encoder's tables are not in the agreed form.", hint="Pull the release again."
@@ -99,13 +99,13 @@ def look_up_rows(
         filled.append(index)
         total += len(ids)
         if len(ids) > 1:
-            rows.append(vocabulary + pair_buckets(ids, buckets))
+            rows.append(vocabulary + _pair_buckets(ids, buckets))
             total += len(ids) - 1
     joined = np.concatenate(rows) if rows else np.zeros(0, np.int64)
     return joined, np.asarray(starts, np.int64), np.asarray(filled, np.int64)
 
 
-def pair_buckets(ids: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np.int64]:
+def _pair_buckets(ids: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np.int64]:
     """Return the bucket of each pair of neighbouring pieces, (n - 1,) for n pieces; buckets is a power of two."""
     left, right = ids[:-1].astype(np.uint32), ids[1:].astype(np.uint32)
     mixed = left * _FIRST_FACTOR + right * _SECOND_FACTOR
@@ -114,7 +114,7 @@ def pair_buckets(ids: npt.NDArray[np.int64], buckets: int) -> npt.NDArray[np.int
     return (mixed >> np.uint32(8)).astype(np.int64) % buckets
 
 
-def table_of(quantised: npt.NDArray[np.generic], scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+def _table(quantised: npt.NDArray[np.generic], scales: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     """Return a table that was kept in int8 with one scale a row, (rows, d) float32.
 
     Raises:
