@@ -48,7 +48,7 @@ SIZE_CLASS = 16
 NOISE, EVALUATION_NOISE = 10.0, 12.0
 CLIP_NORM, LEARNING_RATE, MOMENTUM = 0.01, 0.01, 0.9
 KEY = Ed25519PrivateKey.generate()
-MAKE_LEDGER = LedgerTerms("conversations", limits=LedgerLimits(returned_head_required=False, steps=100))
+TERMS = LedgerTerms("conversations", limits=LedgerLimits(returned_head_required=False, steps=100))
 
 
 def plan_of(
@@ -245,8 +245,8 @@ CHARGED = {
 def test_the_ledger_charges_the_steps_the_noise_and_the_bound_of_the_plan(tmp_path: Path, plan: Plan) -> None:
     home = MemberHome(tmp_path).create()
     make_signing_key(home.identity_key_file)
-    limits = replace(MAKE_LEDGER.limits, contribution_bound=3)
-    terms = replace(MAKE_LEDGER, limits=limits)
+    limits = replace(TERMS.limits, contribution_bound=3)
+    terms = replace(TERMS, limits=limits)
     privacy, steps = plan.privacy, plan.training.local_steps
     asked = question(plan)
     update = TrainUpdate("spring-1", plan.digest(), 1, 1, np.zeros(4, np.int64))

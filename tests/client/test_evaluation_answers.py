@@ -112,9 +112,7 @@ def say(ledger: MemberLedger, worker: Counting, request: Any, *, action: str = E
         ledger=ledger,
         permit=worker.permit,
         forgetting=NobodyForgotten(),
-    ).answer(
-        FleetTask(message=Message(), action=action, app_id=APP_ID, run_id=1)
-    )
+    ).answer(FleetTask(message=Message(), action=action, app_id=APP_ID, run_id=1))
 
 
 def test_a_histogram_is_charged_under_its_own_kind_and_price(ledger: MemberLedger) -> None:
