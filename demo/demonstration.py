@@ -34,7 +34,8 @@ _CONVERSATIONS = 1000
 _FEATURES = "static-128"
 _DELTA = 1e-6
 _LOCAL_STEPS = 10
-_LEARNING_RATE = 0.6  # a third of the steps and a fraction of the noise of a plan's defaults ask for longer ones
+# A third of the steps of a plan's defaults, and a fraction of their noise, ask for longer ones.
+_LEARNING_RATE = 0.6
 _DEADLINE_S = 60.0
 _SCORE_TOLERANCE = 1e-3
 
