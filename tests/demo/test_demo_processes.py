@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,11 +19,11 @@ from ringfence.demo.stop_signals import STOPS, stop_as_ctrl_c_does, stops_wait
 from ringfence.model.errors import DeadlineError, RingfenceError
 
 SLEEPS = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
-# A process that takes its time to stop, as one does that has something to write.
-LINGERS = """
-import signal, sys, time
+# A process during whose end its owner is interrupted: it sends the second Ctrl-C itself, and then takes its time.
+INTERRUPTS = """
+import os, signal, sys, time
 def stop(number, frame):
-    print("told", flush=True)
+    os.kill(os.getppid(), signal.SIGINT)
     time.sleep(2)
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
@@ -40,7 +40,15 @@ with Processes(logs=Path(sys.argv[1])) as processes:
 """
 
 
-def wait_for(condition, *, what: str) -> None:
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def wait_for(condition: Callable[[], bool], *, what: str) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, what
@@ -67,29 +75,18 @@ def test_a_process_ends_when_the_demonstration_is_killed_without_a_chance_to_end
     wait_for(lambda: is_gone(started), what="it goes with its owner")
 
 
-def test_a_second_ctrl_c_does_not_interrupt_the_clean_up(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_does_not_interrupt_the_clean_up(tmp_path: Path, own_handlers: None) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     running = Processes(logs=tmp_path)
-    one = running.start("one", [sys.executable, "-c", LINGERS])
-    wait_for(lambda: "up" in one.log_file.read_text(), what="it is up")
-
-    def again(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
-    heard = signal.signal(signal.SIGINT, again)
+    one = running.start("one", [sys.executable, "-c", INTERRUPTS])
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.2)  # while the process takes its two seconds
+        wait_for(lambda: "up" in one.log_file.read_text(), what="it is up")
         with pytest.raises(KeyboardInterrupt), running:
             pass
+        assert one.process.returncode == 0, "it ended by itself, and was waited for"
+        assert running.running == []
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        signal.signal(signal.SIGINT, heard)
-        if one.process.poll() is None:
-            one.process.kill()
-    assert "told" in one.log_file.read_text()
-    assert one.process.returncode == 0, "it ended by itself, and was waited for"
-    assert running.running == []
+        one.process.kill()
 
 
 def test_a_stop_between_starting_a_process_and_knowing_of_it_waits(
@@ -110,14 +107,6 @@ def test_a_stop_between_starting_a_process_and_knowing_of_it_waits(
     with running:
         pass
     assert known.process.poll() is not None
-
-
-@pytest.fixture
-def own_handlers():
-    before = {number: signal.getsignal(number) for number in STOPS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("stop", STOPS)
