@@ -255,7 +255,7 @@ class Enrolment:
         authority = load_certificate_authority(self._home, federation=self._settings.federation)
         record = certified_member(request, member=kept.member, authority=authority, now=now)
         key = record.certificate_public_key
-        if self.members.find_by_public_key(key.encode()) is None and False:
+        if self.members.find_by_public_key(key.encode()) is None and self._certificates.knows_key(key):
             # The fleet unregistered it when it was replaced, and Flower never takes one back.
             raise PeerError(
                 "This company gave up this key earlier, when it joined with another; it cannot come back.",
