@@ -127,6 +127,8 @@ class FleetGateway:
             raise RefusedError(403, "the certificate is not an active member's")
         scope[MEMBER] = self._names[key] = member
         path = scope["path"]
+        if (scope["method"], path) == ("GET", "/"):
+            return await _answer(send, 404)  # a member's doctor looks who answers here; nothing is amiss
         if scope["method"] != "POST" or path not in ALLOWED_PATHS:
             raise RefusedError(404, "a path that members may not call")
         if not _node_key_is(scope, key):

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from federation_harness import Fleet
+from federation_harness import Fleet, wait_until
 from fleet_attacker import Credentials, RawCaller, foreign_authority, issue_credentials
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse
 from flwr.proto.node_pb2 import Node
@@ -80,6 +80,15 @@ def test_a_member_reaches_no_other_route(fleet: Fleet, honest: Honest, method: s
         response = acme.call(path, pull_request(fleet), method=method)
     assert (response.status_code, response.content) == (404, b"")
     honest()
+
+
+def test_a_members_doctor_that_looks_who_answers_is_no_refusal_in_the_log(fleet: Fleet) -> None:
+    said = len(fleet.processes.log("fleet"))
+    with caller(fleet) as acme:
+        assert acme.call("/", b"", method="GET").status_code == 404
+        assert "refused acme" not in fleet.processes.log("fleet")[said:]
+        assert acme.call("/docs", b"", method="GET").status_code == 404
+    wait_until(lambda: "refused acme" in fleet.processes.log("fleet")[said:], what="another path is told")
 
 
 def test_every_route_of_flowers_that_members_do_not_need_is_closed(
