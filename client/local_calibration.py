@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ringfence.client.member_home import MemberHome
+from ringfence.client.own_file import read_own
 from ringfence.model.atomic_file import write_atomically
 from ringfence.model.calibration import Calibration
 from ringfence.model.detector import Detector
-from ringfence.model.errors import ConfigError
-from ringfence.model.plan import Sha256, describe
+from ringfence.model.plan import Sha256
 
 
 class LocalCalibration(BaseModel):
@@ -46,20 +46,11 @@ def load_calibration(home: MemberHome) -> LocalCalibration | None:
     Raises:
         ConfigError: the file cannot be read or is damaged. The member's to mend.
     """
-    path = home.calibration_file
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}.", hint="Check its owner.") from error
-    try:
-        return LocalCalibration.model_validate_json(content)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{path} is not in the agreed form: {describe(error)}",
-            hint="Remove it, or fit a new one: ringfence model calibrate",
-        ) from error
+    return read_own(
+        home.calibration_file,
+        LocalCalibration,
+        again="Remove it, or fit a new one: ringfence model calibrate",
+    )
 
 
 def keep_calibration(home: MemberHome, detector: Detector, calibration: Calibration) -> None:

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ringfence.client.member_home import MemberHome
+from ringfence.client.own_file import read_own
 from ringfence.model.atomic_file import write_atomically
 from ringfence.model.detector import Detector
 from ringfence.model.errors import ConfigError
-from ringfence.model.plan import Sha256, describe
+from ringfence.model.plan import Sha256
 
 
 class Comparison(BaseModel):
@@ -136,16 +137,4 @@ def _uncharged(home: MemberHome) -> Path:
 
 
 def _read(path: Path) -> PersonalHead | None:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}.", hint="Check its owner.") from error
-    try:
-        return PersonalHead.model_validate_json(content)
-    except ValidationError as error:
-        raise ConfigError(
-            f"{path} is not in the agreed form: {describe(error)}",
-            hint="Go back to the release: ringfence model personalise --reset",
-        ) from error
+    return read_own(path, PersonalHead, again="Go back to the release: ringfence model personalise --reset")
