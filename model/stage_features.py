@@ -236,5 +236,6 @@ def _ascending(sums: npt.NDArray[np.float64], maxima: npt.NDArray[np.float64]) -
     # The author with the widest range of stages leads: range, not volume, is the pattern.
     # How messages are batched moves a number in its last bits, so authors are compared rounded. Between equals their own
     # numbers decide, stage by stage, never who spoke first.
-    keys = (*maxima.T, *sums.T, sums.sum(axis=1), maxima.sum(axis=1))
-    return np.lexsort(np.round(keys, _COMPARED_DECIMALS))
+    totals = [sums.sum(axis=1, keepdims=True), maxima.sum(axis=1, keepdims=True)]
+    keys = np.concatenate([maxima, sums, *totals], axis=1)
+    return np.lexsort(keys.round(_COMPARED_DECIMALS).T)
