@@ -36,7 +36,9 @@ def demo(
     conversations: Annotated[
         int | None,
         typer.Option(
-            "--conversations", min=40, help="Training conversations of each company at most; 1,000 by default."
+            "--conversations",
+            min=40,
+            help="Training conversations of each company at most; 1,000 by default.",
         ),
     ] = None,
     epsilon: Annotated[

@@ -14,7 +14,9 @@ from ringfence.model.stage_features import PROJECTION_DIMENSION, STAGE_COUNT, St
 LEVELS = st.sampled_from((0.0, 0.1, 0.10004, 0.5, 1.0))
 MESSAGES = st.lists(
     st.tuples(st.integers(0, 9), st.tuples(LEVELS, LEVELS, LEVELS)), min_size=1, max_size=40
-).map(lambda items: [(f"author-{author}", np.array([*levels, 0, 0, 0, 0, 0, 0.0])) for author, levels in items])
+).map(
+    lambda items: [(f"author-{author}", np.array([*levels, 0, 0, 0, 0, 0, 0.0])) for author, levels in items]
+)
 NOTHING = np.zeros(PROJECTION_DIMENSION)
 
 
