@@ -21,6 +21,7 @@ from ringfence.client.personal_head import Comparison, PersonalHead
 from ringfence.client.policy import Policy
 from ringfence.model.detector import Detector
 from ringfence.model.errors import DataError, PolicyError
+from ringfence.model.linked_people import linked_groups
 from ringfence.model.metrics import average_precision
 from ringfence.model.plan import TrainingTerms
 from ringfence.privacy.bounding import ContributionManifest, KeptConversation
@@ -194,21 +195,12 @@ def terms_digest(mechanism: SampledGaussian, *, release: str) -> str:
 
 
 def _groups(kept: Sequence[KeptConversation]) -> list[str]:
-    """Return for each conversation the name of its group: people who are linked by conversations are in one."""
-    leader: dict[str, str] = {}
-
-    def find(person: str) -> str:
-        while leader.setdefault(person, person) != person:
-            leader[person] = leader[leader[person]]
-            person = leader[person]
-        return person
-
-    for row in kept:
-        first, *others = row.participants
-        for other in others:
-            mine, theirs = sorted((find(first), find(other)))
-            leader[theirs] = mine
-    return [find(row.participants[0]) for row in kept]
+    """Return for each conversation the name of its group: of the people in it, whoever comes first by name."""
+    numbers = linked_groups([row.participants for row in kept])
+    names: dict[int, str] = {}
+    for number, row in zip(numbers, kept, strict=True):
+        names[number] = min(row.participants + ((names[number],) if number in names else ()))
+    return [names[number] for number in numbers]
 
 
 def _draw(secret: bytes, group: str) -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 from ringfence.model.conversation import Conversation
 from ringfence.model.errors import DataError
 from ringfence.model.jsonl_reader import load_conversations
+from ringfence.model.linked_people import linked_groups
 from ringfence.model.phrases import PhraseBank
 from ringfence.model.simulation import CompanyData, simulate_companies
 
@@ -110,24 +111,11 @@ def _labelled(path: Path) -> list[Conversation]:
 
 def _groups_of_people(conversations: Sequence[Conversation]) -> list[list[Conversation]]:
     """Return the connected components of "has a person in common", each in the order of the file."""
-    leader: dict[str, str] = {}
-
-    def find(author: str) -> str:
-        while leader.setdefault(author, author) != author:
-            leader[author] = leader[leader[author]]
-            author = leader[author]
-        return author
-
-    for conversation in conversations:
-        people = conversation.participants
-        for other in people[1:]:
-            leader[find(other)] = find(people[0])
-    groups: dict[str, list[Conversation]] = {}
-    for conversation in conversations:
-        people = conversation.participants
-        # A conversation without a message belongs to nobody, and so to a group of its own.
-        key = find(people[0]) if people else f"\0{conversation.id}"
-        groups.setdefault(key, []).append(conversation)
+    groups: dict[int, list[Conversation]] = {}
+    for number, item in zip(
+        linked_groups([item.participants for item in conversations]), conversations, strict=True
+    ):
+        groups.setdefault(number, []).append(item)
     return list(groups.values())
 
 

@@ -264,6 +264,13 @@ def test_examples_that_do_not_belong_together_are_refused(examples, change, mess
         LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0, weights=weights)
 
 
+def test_more_conversations_than_64_bits_hold_are_refused():
+    many = clipped_sum.MOST_SUMMANDS + 1
+    features = np.broadcast_to(np.zeros((1, 1, DIMENSION), np.float32), (many, 1, DIMENSION))
+    with pytest.raises(ConfigError, match="cannot be summed"):
+        LinearHeadGradients(features, np.zeros(many, np.int8), grid=GRID, positive_weight=2.0)
+
+
 def test_an_architecture_without_a_closed_form_is_refused(examples):
     features, labels, _ = examples
     with pytest.raises(ConfigError, match="cannot be trained"):
