@@ -90,6 +90,12 @@ class TestTheValues:
             second = np.array([low << 11, (low + 1) << 11], dtype=np.uint64)
             shorter, longer = np.sqrt(-2.0 * log_uniforms(first, second)) * steps
             assert abs(longer - shorter) < 1e-3, (low, longer, shorter)
+        if top + 1 < 2**53:
+            # From the last value of these top bits to the first of the next: the second word fills the whole gap.
+            first = np.array([top << 11, (top + 1) << 11], dtype=np.uint64)
+            second = np.array([(2**53 - 1) << 11, 0], dtype=np.uint64)
+            shorter, longer = np.sqrt(-2.0 * log_uniforms(first, second)) * steps
+            assert abs(longer - shorter) < 1e-3, (longer, shorter)
 
     def test_logarithms_of_uniforms_follow_the_exponential_law_at_both_ends(self):
         """Kolmogorov and Smirnov on 200,000 values, as they are and as their complements; fails once in a million runs."""
