@@ -15,7 +15,7 @@ from ringfence.model.errors import ConfigError
 from ringfence.model.head import LinearHead
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
 from ringfence.privacy.grid import MOST_SUMMANDS, Grid
-from ringfence.privacy.head_gradients import Batch, formula_of, pair_count, products_of
+from ringfence.privacy.head_gradients import Batch, formula_of, products_of
 
 MICRO_BATCH = 1024
 """Conversations that are summed at once in float64."""
@@ -86,24 +86,25 @@ class HeadGradients:
         wide = features.shape[0] * features.shape[1] * (features.shape[2] + 1) * 8
         self._features = features
         self._is_finite = np.empty(len(features), dtype=np.bool_)
-        self._products = np.empty((pair_count(features.shape[1]), len(features)))
+        self._products = np.empty((features.shape[1], features.shape[1], len(features)))
         self._rows = (
             np.empty((*features.shape[:2], features.shape[2] + 1)) if wide <= HELD_ROWS_BYTES else None
         )
         for rows in self._micro_batches(None, examples=len(features)):
             self._is_finite[rows] = np.isfinite(features[rows]).all(axis=(1, 2))
             converted = with_ones(features[rows], is_finite=self._is_finite[rows])
-            self._products[:, rows] = products_of(converted)
+            self._products[:, :, rows] = np.where(self._is_finite[rows], products_of(converted), np.nan)
             if self._rows is not None:
                 self._rows[rows] = converted
-        self._targets = np.asarray(labels, dtype=np.float64)[:, None]
-        self._shares = (1.0 + (positive_weight - 1.0) * self._targets) / features.shape[1]
+        targets = np.asarray(labels, dtype=np.float64)
+        self._shares = (1.0 + (positive_weight - 1.0) * targets) / features.shape[1]
+        self._positive_shares = self._shares * targets
         self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
 
     @property
     def examples(self) -> int:
         """Number of conversations."""
-        return len(self._targets)
+        return len(self._shares)
 
     @property
     def grid(self) -> Grid:
@@ -118,9 +119,7 @@ class HeadGradients:
         with np.errstate(all="ignore"):
             for rows in self._micro_batches(selected, examples=self.examples):
                 examined = self._formula.examine(self._batch(rows), model)
-                factors = clip_factors(
-                    self._norms(examined.squared_norms(), rows), clip_norm=self._grid.clip_norm
-                )
+                factors = clip_factors(_norms(examined.squared_norms()), clip_norm=self._grid.clip_norm)
                 if self._weights is not None:
                     factors *= self._weights[rows]
                 total += on_fine_grid(examined.weighted_sum(factors), self._grid)
@@ -133,7 +132,7 @@ class HeadGradients:
         with np.errstate(over="ignore"):
             for rows in self._micro_batches(None, examples=self.examples):
                 examined = self._formula.examine(self._batch(rows), model)
-                total += examined.weighted_sum(np.ones(len(self._targets[rows])))
+                total += examined.weighted_sum(np.ones(len(self._shares[rows])))
         return total / self.examples
 
     def gradients(self, parameters: FloatArray) -> FloatArray:
@@ -150,22 +149,23 @@ class HeadGradients:
         model = np.asarray(parameters, dtype=np.float64)
         with np.errstate(all="ignore"):
             found = [
-                self._norms(self._formula.examine(self._batch(rows), model).squared_norms(), rows)
+                _norms(self._formula.examine(self._batch(rows), model).squared_norms())
                 for rows in self._micro_batches(None, examples=self.examples)
             ]
         return np.concatenate(found)
-
-    def _norms(self, squares: FloatArray, rows: slice | IntegerArray) -> FloatArray:
-        return np.where(self._is_finite[rows], np.sqrt(np.maximum(squares, 0.0)), np.nan)
 
     def _batch(self, rows: slice | IntegerArray) -> Batch:
         return Batch(
             rows=with_ones(self._features[rows], is_finite=self._is_finite[rows])
             if self._rows is None
             else self._rows[rows],
-            products=self._products[:, rows],
-            targets=self._targets[rows],
+            products=self._products[:, :, rows]
+            if isinstance(rows, slice)
+            else self._products.take(
+                rows, axis=2
+            ),  # indexing would not leave the conversations last in memory
             shares=self._shares[rows],
+            positive_shares=self._positive_shares[rows],
         )
 
     @staticmethod
@@ -233,8 +233,11 @@ def with_ones(features: FeatureArray, *, is_finite: MaskArray) -> FloatArray:
 
 def clip_factors(norms: FloatArray, *, clip_norm: float) -> FloatArray:
     """Return what each gradient is multiplied by, ``(m,)``: its norm is then at most ``clip_norm``; 0 if it is not finite."""
-    factors = np.minimum(clip_norm / np.maximum(norms, np.finfo(np.float64).tiny), 1.0)
-    return np.where(np.isfinite(norms), factors, 0.0)
+    # C over the larger of the norm and C: exactly 1 for a norm of up to C, 0 for an infinite one, NaN for NaN.
+    factors = np.maximum(norms, clip_norm)
+    np.divide(clip_norm, factors, out=factors)
+    # Of NaN and 0, fmax takes 0.
+    return np.fmax(factors, 0.0, out=factors)
 
 
 def on_fine_grid(clipped_sum: FloatArray, grid: Grid) -> IntegerArray:
@@ -245,6 +248,11 @@ def on_fine_grid(clipped_sum: FloatArray, grid: Grid) -> IntegerArray:
     `Grid.sensitivity` allows for. Sums of micro-batches are exact, because they are of integers.
     """
     return np.asarray(np.rint(clipped_sum / grid.fine_step).astype(np.int64))
+
+
+def _norms(squares: FloatArray) -> FloatArray:
+    np.maximum(squares, 0.0, out=squares)
+    return np.sqrt(squares, out=squares)
 
 
 _DOES_NOT_FIT = "The features do not fit the model."

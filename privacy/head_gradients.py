@@ -6,18 +6,19 @@ messages, after two thirds, ...). They are averaged inside its one gradient befo
 Clipping needs each conversation's norm, not its gradient. The gradient is a sum over prefixes of a number times a row, so its
 squared norm is a sum over pairs of prefixes of two numbers times the product of two rows; those products never change. With the
 norms, every conversation's factor is known, and the sum of clipped gradients is one product of matrices.
+
+The rows of a conversation lie together, as that product takes them. What is computed from them lies prefix by prefix, with the
+conversations last: each operation then is a few long stretches of memory instead of many short ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ringfence.model.errors import ConfigError
 from ringfence.model.head import HiddenLayerHead, LinearHead
@@ -33,15 +34,15 @@ class Batch:
 
     Attributes:
         rows: ``(m, prefixes, dimension + 1)`` float64, features and a last column of ones, contiguous and finite.
-        products: ``(pairs, m)``, of `products_of`.
-        targets: ``(m, 1)``, the labels.
-        shares: ``(m, 1)``, loss weight of the conversation over the number of its prefixes.
+        products: ``(prefixes, prefixes, m)``, of `products_of`; NaN for a conversation that counts as nothing.
+        shares: ``(m,)``, loss weight of the conversation over the number of its prefixes.
+        positive_shares: ``(m,)``, the same for a positive conversation, 0 for a negative one.
     """
 
     rows: FloatArray
     products: FloatArray
-    targets: FloatArray
     shares: FloatArray
+    positive_shares: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +91,21 @@ class LinearFormula:
         residuals = self._residuals(batch, model)
 
         def weighted_sum(factors: FloatArray) -> FloatArray:
-            result: FloatArray = _scaled(residuals, factors).reshape(-1) @ _flat(batch.rows)
+            result: FloatArray = _scaled(residuals, factors).T.reshape(-1) @ _flat(batch.rows)
             return result
 
         return Examined(lambda: _squares(residuals, batch.products), weighted_sum)
 
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
-        found: FloatArray = np.matmul(self._residuals(batch, model)[:, None, :], batch.rows)
+        found: FloatArray = np.matmul(self._residuals(batch, model).T[:, None, :], batch.rows)
         return found[:, 0]
 
     @staticmethod
     def _residuals(batch: Batch, model: FloatArray) -> FloatArray:
         # One long product of a matrix and a vector: many short ones take twice the time.
         logits = (_flat(batch.rows) @ model).reshape(batch.rows.shape[:2])
-        return _residuals_of(logits, batch)
+        return _residuals_of(logits.T, batch)
 
 
 class HiddenLayerFormula:
@@ -117,44 +118,43 @@ class HiddenLayerFormula:
     def examine(self, batch: Batch, model: FloatArray) -> Examined:
         """Return norms, and the sum once factors are known; see `HeadFormula`."""
         hidden, residuals, slopes = self._forward(batch, model)
+        of_output = np.einsum("pm,pum->um", residuals, hidden)
 
         def squared_norms() -> FloatArray:
-            backward = residuals[:, :, None] * slopes
-            of_output: FloatArray = np.matmul(residuals[:, None, :], hidden)[:, 0]
-            first, second = _pairs_of(residuals.shape[1])
-            steepness = np.vecdot(backward[:, first], backward[:, second]).T
-            result: FloatArray = np.einsum("pm,pm->m", steepness, batch.products)
-            result += np.vecdot(of_output, of_output)
+            products = np.einsum("aum,bum->abm", slopes, slopes)
+            products *= batch.products
+            result = _squares(residuals, products)
+            result += np.einsum("um,um->m", of_output, of_output)
             return result
 
         def weighted_sum(factors: FloatArray) -> FloatArray:
-            scaled = _scaled(residuals, factors)
-            of_hidden = _flat(scaled[:, :, None] * slopes).T @ _flat(batch.rows)
-            return np.concatenate([of_hidden.reshape(-1), scaled.reshape(-1) @ _flat(_finite(hidden))])
+            # Written as the rows lie: a conversation's terms meet in the sum before those of the next.
+            backward = np.empty((slopes.shape[1], *batch.rows.shape[:2]))
+            np.multiply(slopes, _scaled(residuals, factors)[:, None], out=backward.transpose(2, 0, 1))
+            of_hidden = backward.reshape(len(backward), -1) @ _flat(batch.rows)
+            return np.concatenate([of_hidden.reshape(-1), _finite(of_output) @ factors])
 
         return Examined(squared_norms, weighted_sum)
 
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
         hidden, residuals, slopes = self._forward(batch, model)
-        backward = residuals[:, :, None] * slopes
-        of_hidden = np.matmul(backward.transpose(0, 2, 1), batch.rows).reshape(len(backward), -1)
-        return np.concatenate([of_hidden, np.matmul(residuals[:, None, :], hidden)[:, 0]], axis=1)
+        backward = slopes * residuals[:, None]
+        of_hidden = np.matmul(backward.transpose(2, 1, 0), batch.rows).reshape(len(batch.rows), -1)
+        return np.concatenate([of_hidden, np.einsum("pm,pum->mu", residuals, hidden)], axis=1)
 
     def _forward(self, batch: Batch, model: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return ``(m, prefixes, units + 1)`` units and a one, the residuals, and v where a unit is on, else 0."""
+        """Return ``(prefixes, units + 1, m)`` units and a one, the residuals, and v where a unit is on, else 0."""
         count, prefixes, width = batch.rows.shape
         units = HiddenLayerHead.UNITS
         hidden_weights, output = model[: units * width].reshape(units, width), model[units * width :]
-        hidden = np.ones((count, prefixes, units + 1))
-        np.maximum(
-            (_flat(batch.rows) @ hidden_weights.T).reshape(count, prefixes, units),
-            0.0,
-            out=hidden[:, :, :units],
-        )
-        logits = (_flat(hidden) @ output).reshape(count, prefixes)
-        slopes = output[:units] * (hidden[:, :, :units] > 0.0)
-        return hidden, _residuals_of(logits, batch), slopes
+        hidden = np.empty((prefixes, units + 1, count))
+        activations = hidden[:, :units]
+        np.matmul(hidden_weights, batch.rows.transpose(1, 2, 0), out=activations)
+        np.maximum(activations, 0.0, out=activations)
+        hidden[:, units] = 1.0
+        slopes = output[:units, None] * (activations > 0.0)
+        return hidden, _residuals_of(np.matmul(output, hidden), batch), slopes
 
 
 FORMULAS: Mapping[str, Callable[[int], HeadFormula]] = MappingProxyType(
@@ -178,9 +178,7 @@ def formula_of(architecture: str, dimension: int) -> HeadFormula:
 
 
 def products_of(rows: FloatArray) -> FloatArray:
-    """Return the products of every two prefixes of each conversation, made a little larger: ``(pairs, m)`` float64.
-
-    Each pair stands once, in the order of `numpy.triu_indices`; of two different prefixes, the product counts twice.
+    """Return the products of every two prefixes of each conversation, a little longer: ``(prefixes, prefixes, m)`` float64.
 
     Those of one conversation are multiplied by numbers that are not negative: the residuals of its prefixes all have the
     sign that its label gives them. Making each product larger by a share of its size therefore makes the norm longer, by
@@ -189,37 +187,22 @@ def products_of(rows: FloatArray) -> FloatArray:
     Args:
         rows: ``(m, prefixes, dimension + 1)`` float64.
     """
-    first, second = _pairs_of(rows.shape[1])
-    products = np.ascontiguousarray(np.matmul(rows, rows.transpose(0, 2, 1))[:, first, second].T)
-    products[first != second] *= 2.0
+    products = np.ascontiguousarray(np.matmul(rows, rows.transpose(0, 2, 1)).transpose(1, 2, 0))
     products += _NORM_SLACK * np.abs(products)
     return products
-
-
-def pair_count(prefixes: int) -> int:
-    """Return the number of pairs of prefixes, a prefix with itself included."""
-    return prefixes * (prefixes + 1) // 2
 
 
 def _flat(values: FloatArray) -> FloatArray:
     return values.reshape(-1, values.shape[-1])
 
 
-@lru_cache(maxsize=16)
-def _pairs_of(prefixes: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    return np.triu_indices(prefixes)
-
-
 def _squares(residuals: FloatArray, products: FloatArray) -> FloatArray:
-    # Prefix by prefix: a few long operations instead of many short ones.
-    first, second = _pairs_of(residuals.shape[1])
-    by_prefix = np.ascontiguousarray(residuals.T)
-    squares: FloatArray = np.einsum("pm,pm,pm->m", by_prefix[first], by_prefix[second], products)
+    squares: FloatArray = np.einsum("abm,am,bm->m", products, residuals, residuals)
     return squares
 
 
 def _scaled(residuals: FloatArray, factors: FloatArray) -> FloatArray:
-    return _finite(residuals * factors[:, None])
+    return _finite(residuals * factors)
 
 
 def _finite(values: FloatArray) -> FloatArray:
@@ -228,11 +211,11 @@ def _finite(values: FloatArray) -> FloatArray:
 
 
 def _residuals_of(logits: FloatArray, batch: Batch) -> FloatArray:
-    # (sigmoid(z) - y) * share in place of z. An exponential that overflows gives a sigmoid of 0, as it should.
-    np.negative(logits, out=logits)
-    np.exp(logits, out=logits)
-    logits += 1.0
-    np.reciprocal(logits, out=logits)
-    logits -= batch.targets
-    logits *= batch.shares
-    return logits
+    """Return (sigmoid(z) - y) * share for logits z of ``(prefixes, m)``, in the memory order of that shape."""
+    # An exponential that overflows gives a sigmoid of 0, as it should.
+    residuals = np.negative(logits, order="C")
+    np.exp(residuals, out=residuals)
+    residuals += 1.0
+    np.divide(batch.shares, residuals, out=residuals)
+    residuals -= batch.positive_shares
+    return residuals

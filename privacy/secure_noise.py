@@ -23,6 +23,10 @@ TAIL_DELTA = 2.0**-50
 """Added to delta for each Gaussian value. Generous: a value ends at 12.1 standard deviations, which a Gaussian passes with
 probability 2^-106; the rest is room for what else floating point may do in the far tail."""
 
+_UNIT = 2.0**-53
+_UNUSED_BITS = np.uint64(11)
+"""Of each word, 53 bits are used, as many as a float64 holds."""
+
 
 class RandomSource(Protocol):
     """Where random words come from. The product has one implementation, `Csprng`; tests bring others."""
@@ -81,8 +85,7 @@ class Csprng:
 
 def uniforms(words: WordArray) -> FloatArray:
     """Return a float64 multiple of 2^-53, uniform in (0, 1], for each word."""
-    mantissas = (words >> np.uint64(11)) + np.uint64(1)
-    return np.asarray(mantissas.astype(np.float64) * 2.0**-53)
+    return _fractions(words) + _UNIT
 
 
 def log_uniforms(words: WordArray, more_words: WordArray) -> FloatArray:
@@ -93,12 +96,7 @@ def log_uniforms(words: WordArray, more_words: WordArray) -> FloatArray:
     lie between one possible value and the next, once in about 2^30 pairs, and a release that lies on such a circle rules
     a neighbouring data set out. Near 1 the same holds for short pairs, hence the complement.
     """
-    high = (words >> np.uint64(11)).astype(np.float64)
-    low = uniforms(more_words)
-    value = (high + low) * 2.0**-53
-    complement = ((2.0**53 - 1.0 - high) + (1.0 - low)) * 2.0**-53
-    result: FloatArray = np.where(value < 0.5, np.log(value), np.log1p(-np.minimum(complement, 0.5)))
-    return result
+    return _logarithms(_fractions(words), uniforms(more_words))
 
 
 def standard_normals(source: RandomSource, count: int) -> FloatArray:
@@ -116,8 +114,30 @@ def standard_normal_draws(source: RandomSource, *, draws: int, count: int) -> Fl
     Source: Box and Muller 1958.
     """
     pairs = (count + 1) // 2
-    words = source.words(3 * draws * pairs).reshape(3, draws, pairs)
-    radius = np.sqrt(-2.0 * log_uniforms(words[0], words[1]))
-    angle = 2.0 * math.pi * uniforms(words[2])
-    both: FloatArray = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    return both[:, :count]
+    first, second, third = _fractions(source.words(3 * draws * pairs).reshape(3, draws, pairs))
+    radius = np.sqrt(-2.0 * _logarithms(first, second + _UNIT))
+    angle = 2.0 * math.pi * (third + _UNIT)
+    both = np.empty((2, draws, pairs))
+    np.cos(angle, out=both[0])
+    np.sin(angle, out=both[1])
+    both *= radius
+    return both.swapaxes(0, 1).reshape(draws, 2 * pairs)[:, :count]
+
+
+def _fractions(words: WordArray) -> FloatArray:
+    """Return the first 53 bits of each word as a multiple of 2^-53 in [0, 1)."""
+    fractions: FloatArray = (words >> _UNUSED_BITS).astype(np.float64)
+    fractions *= _UNIT
+    return fractions
+
+
+def _logarithms(high: FloatArray, low: FloatArray) -> FloatArray:
+    """Return the logarithms of high + low * 2^-53, both multiples of 2^-53: high in [0, 1), low in (0, 1]."""
+    low = low * _UNIT
+    value = high + low
+    # Minus the complement, rounded once: 1 is taken off exactly. Where it is not needed, it is held away from the pole.
+    below_one = high - 1.0
+    below_one += low
+    np.maximum(below_one, -0.5, out=below_one)
+    result: FloatArray = np.where(value < 0.5, np.log(value), np.log1p(below_one))
+    return result

@@ -174,6 +174,23 @@ class TestOneConversation:
             # Another place in a micro-batch may move a value across half a step of the grid, and nothing more.
             assert np.abs(found - without).max() <= 1
 
+    @pytest.mark.parametrize("architecture", MODULES)
+    @pytest.mark.parametrize("make", CLOSED_FORMS.values(), ids=CLOSED_FORMS.keys())
+    def test_counts_as_nothing_when_the_model_makes_its_logit_not_a_number(
+        self, make, examples, architecture
+    ):
+        """Features that are finite, in two columns that only this conversation has, and a product that overflows both ways."""
+        features, labels, _ = examples
+        features[:, :, :2] = 0.0
+        features[7, 3, :2] = 3e38
+        model = model_of(architecture)
+        units = max(1, len(model) // (DIMENSION + 1))
+        model[: units * (DIMENSION + 1)].reshape(units, -1)[:, :2] = 1e300, -1e300
+        source = make(architecture, features, labels, grid=Grid(1.0, len(model)), positive_weight=2.0)
+        found = source.clipped_sum(model, selected=None)
+        assert found.any()
+        assert np.abs(found - source.clipped_sum(model, selected=np.arange(300) != 7)).max() <= 1
+
 
 class TestTheSum:
     @BOTH_SUMS

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 import pickle
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -96,6 +97,22 @@ class TestTheValues:
             second = np.array([(2**53 - 1) << 11, 0], dtype=np.uint64)
             shorter, longer = np.sqrt(-2.0 * log_uniforms(first, second)) * steps
             assert abs(longer - shorter) < 1e-3, (longer, shorter)
+
+    @pytest.mark.parametrize(
+        "top", [0, 1, 2**52 - 1, 2**52, 2**53 - 2**40, 2**53 - 1000, 2**53 - 2, 2**53 - 1]
+    )
+    def test_logarithms_of_uniforms_are_right_to_the_last_bits(self, top):
+        """Against 60 decimal digits. Near 1, where only the second word differs, the nearest float64 of the value will not do."""
+        lows = [0, 1, 2**45, 2**52 - 1, 2**52, 3 * 2**51, 2**53 - 2]
+        first = np.array([top << 11] * len(lows), dtype=np.uint64)
+        second = np.array([low << 11 for low in lows], dtype=np.uint64)
+        found = log_uniforms(first, second)
+        with localcontext(prec=60):
+            exact = [(Decimal((top << 53) + low + 1) / 2**106).ln() for low in lows]
+            errors = [
+                abs(Decimal(value) / true - 1) for value, true in zip(found.tolist(), exact, strict=True)
+            ]
+        assert max(errors) < 2.0**-51, errors
 
     def test_logarithms_of_uniforms_follow_the_exponential_law_at_both_ends(self):
         """Kolmogorov and Smirnov on 200,000 values, as they are and as their complements; fails once in a million runs."""
