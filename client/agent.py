@@ -258,7 +258,7 @@ def run_agent(home: MemberHome, *, stop: threading.Event, poll_s: float = 0.25) 
         )
         # Before a log is made where there is none: one that was taken away must not begin anew.
         verify_departures(home)
-        firewall = Firewall(AuditLog.of(home), destination=settings.fleet_address)
+        firewall = Firewall(AuditLog.of(home, for_agent=True), destination=settings.fleet_address)
         gate = PolicyGate(home, ledger=ledger, now=lambda: datetime.now(UTC))
         worker = stack.enter_context(Worker(home, stop=stop, alive=condition.alive))
         answering = Answering(

@@ -30,6 +30,9 @@ def check_against_ledger(
 ) -> None:
     """Hold an audit log against a ledger, both verified in themselves.
 
+    A line of before the log named payloads is held against the charge of its run, round and attempt; none may follow a line
+    that names one.
+
     Args:
         departures: every entry of the log.
         charges: every entry of the ledger, as it stood after the log was read.
@@ -40,19 +43,30 @@ def check_against_ledger(
     """
     places: dict[str, int] = {}
     charged: dict[str, LedgerEntry] = {}
+    answered: dict[str, list[LedgerEntry]] = {}
     for entry in charges:
         places[entry.hash] = entry.seq
         payload = entry.values.get("payload")
         if isinstance(payload, str):
             charged[payload] = entry
+            answered.setdefault(_place_of_key(entry.key), []).append(entry)
     missing = set(sent)
     newest = 0
+    payloads_are_named = False
     for departure in departures:
         newest = departure.seq
+        if payloads_are_named and not departure.names_payload:
+            raise AuditBrokenError(
+                f"Entry {newest} of the audit log lacks what the entries before it have.", entry=newest
+            )
+        payloads_are_named = departure.names_payload
         if departure.kind not in CHARGED_KINDS:
             continue
-        charge = charged.get(departure.payload)
         head = places.get(departure.ledger_head)
+        charge = charged.get(departure.payload)
+        if not departure.names_payload:
+            known = [entry for entry in answered.get(_place(departure), ()) if entry.seq <= (head or 0)]
+            charge = known[-1] if known else None  # the newest, if two federations had a run of one name
         if charge is None or head is None or head < charge.seq or not charge.key.endswith(_place(departure)):
             raise AuditBrokenError(
                 f"Entry {newest} of the audit log is of an answer that the ledger has not charged so.",
@@ -119,6 +133,11 @@ def _sent(home: MemberHome) -> frozenset[str]:
         return frozenset()
     with open_ledger_reader(home) as reader:
         return reader.sent()
+
+
+def _place_of_key(key: str) -> str:
+    """Return a key of the ledger from its run on: of ``run/acme/7/round/3/attempt/1`` it is ``/7/round/3/attempt/1``."""
+    return "".join(f"/{part}" for part in key.split("/")[2:])
 
 
 def _place(departure: AuditEntry) -> str:

@@ -26,6 +26,9 @@ Kind = AnswerKind | Literal["join-request", "renewal", "leave", "approval"]
 CHARGED_KINDS = ("train-update", "evaluate-update")
 """What only leaves if the ledger has charged it."""
 
+_KINDS_WITHOUT_PAYLOAD = (*CHARGED_KINDS, "refusal")
+"""Kinds of the lines of before `payload` was a field."""
+
 Nothing = Literal[""]
 
 
@@ -63,7 +66,8 @@ class AuditEntry(BaseModel):
         round: 1-based; 0 where it belongs to no round.
         attempt: 1-based; 0 where it belongs to no round.
         ledger_head: hash of the ledger's newest entry, which includes the charge; empty for what no ledger charges.
-        payload: SHA-256 of what the ledger charged and stored, as the charge's entry has it; empty likewise.
+        payload: SHA-256 of what the ledger charged and stored, as the charge's entry has it; empty likewise. A line of before
+            there was this field lacks it, and stays as it was written and hashed.
         previous: hash of the entry before, `GENESIS` for the first.
         hash: SHA-256 over all of the above, in hexadecimal.
     """
@@ -82,13 +86,18 @@ class AuditEntry(BaseModel):
     round: Annotated[int, Field(ge=0, le=1_000_000)]
     attempt: Annotated[int, Field(ge=0, le=1_000_000)]
     ledger_head: Sha256 | Nothing
-    payload: Sha256 | Nothing
+    payload: Sha256 | Nothing = ""
     previous: Sha256
     hash: Sha256
 
+    @property
+    def names_payload(self) -> bool:
+        """Whether the line has the field `payload`."""
+        return "payload" in self.model_fields_set
+
     def to_line(self) -> bytes:
         """Return the one line, newline included, that stands for this entry."""
-        return _canonical(self.model_dump()) + b"\n"
+        return _canonical(self.model_dump(exclude_unset=True)) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,9 @@ def read_entry(line: bytes, *, after: AuditHead) -> AuditEntry:
         entry = AuditEntry.model_validate_json(line)
     except ValidationError as error:
         raise AuditBrokenError(f"Entry {place} of the audit log cannot be read.", entry=place) from error
-    values = entry.model_dump()
+    if not entry.names_payload and entry.kind not in _KINDS_WITHOUT_PAYLOAD:
+        raise AuditBrokenError(f"Entry {place} of the audit log cannot be read.", entry=place)
+    values = entry.model_dump(exclude_unset=True)
     stated = values.pop("hash")
     if entry.to_line() != line + b"\n" or _hash(values) != stated:
         raise AuditBrokenError(f"Entry {place} of the audit log was changed.", entry=place)

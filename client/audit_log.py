@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ringfence.client.agent_condition import agent_runs
 from ringfence.client.audit_chain import (
     AuditBrokenError,
     AuditEntry,
@@ -64,14 +65,19 @@ class AuditLog:
             sync_folder(path.parent)
 
     @classmethod
-    def of(cls, home: MemberHome) -> AuditLog:
+    def of(cls, home: MemberHome, *, for_agent: bool = False) -> AuditLog:
         """Return the log of a member's folder, made if there is none yet, with its second file in the ledger's second place.
 
+        Args:
+            home: the member's folder.
+            for_agent: whether the caller is the agent that starts on the folder and holds it, so that no other agent uses the
+                second file where it lies.
+
         Raises:
-            AuditBrokenError, ConfigError: as the class; also ConfigError if the policy cannot be read.
+            AuditBrokenError, ConfigError: as the class; also ConfigError if the policy cannot be read, or names another second
+                place than the agent that runs has.
         """
-        _move_head(home)
-        return cls(audit_file(home), head_path=audit_head_place(home))
+        return cls(audit_file(home), head_path=_head_in_its_place(home, for_agent=for_agent))
 
     @property
     def head(self) -> AuditHead:
@@ -104,8 +110,7 @@ class AuditLog:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with exclusive(self.path.with_suffix(".lock")):
+            with _only_writer(self.path):
                 yield
         except OSError as error:
             raise ConfigError(
@@ -206,20 +211,42 @@ def _beside(anchor: Path) -> Path:
     return anchor.with_name(f"{anchor.name}.audit")
 
 
-def _move_head(home: MemberHome) -> None:
-    """Make the second file's folder if it is the member's own; take the file along if the policy names another place now."""
-    now_in, place = audit_head_place(home), _beside(anchor_file(home))
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Keep every other process from writing a log and its second file."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with exclusive(path.with_suffix(".lock")):
+        yield
+
+
+def _head_in_its_place(home: MemberHome, *, for_agent: bool) -> Path:
+    """Return where the second file is, which is taken along if the policy names another place now; its folder is there.
+
+    Raises:
+        ConfigError: it cannot be moved, or not now: a running agent keeps the place that it started with.
+    """
+    place = _beside(anchor_file(home))
     try:
-        if place.is_relative_to(home.root):
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if now_in != place:
-            write_atomically(place, now_in.read_bytes())
-            now_in.unlink()
+        with _only_writer(audit_file(home)):
+            now_in = audit_head_place(home)
+            if place.is_relative_to(home.root):
+                place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if now_in != place:
+                if not for_agent and agent_runs(home):
+                    raise ConfigError(
+                        f"{home.policy_file.name} names another anchor_path than the agent that runs has, whose audit log has "
+                        f"its second file in {now_in.parent}. Nothing was moved.",
+                        hint="Stop the agent, move the ledger's second place to the new anchor_path and start the agent, which "
+                        "takes the file along; or put the old anchor_path back.",
+                    )
+                write_atomically(place, now_in.read_bytes())
+                now_in.unlink()
     except OSError as error:
         raise ConfigError(
             f"The audit log's second file cannot be written to {place.parent}.",
             hint="Mount its disk, or check the folder's owner.",
         ) from error
+    return place
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:

@@ -54,7 +54,12 @@ def open_budget(home: HomeOption = None, as_json: JsonOption = False) -> None:
         opened = ledger.head
     runs = _runs_at_the_limit(policy, terms)
     emit(
-        opened_text(terms, runs=runs, run_epsilon=policy.budget.run_epsilon)
+        opened_text(
+            terms,
+            runs=runs,
+            run_epsilon=policy.budget.run_epsilon,
+            personalisation_share=policy.budget.personalisation_share,
+        )
         + f"\nLedger: {located.ledger_file}\nIts newest head a second time: {anchor}"
         + "\nNext: ringfence budget show",
         data={
@@ -85,13 +90,13 @@ def show(
     """Show what is spent, what is left, and how it went over time. Works while the agent runs."""
     from ringfence.client.budget_plot import terminal_plot
     from ringfence.client.budget_report import spent_lines, summary_data, summary_text
-    from ringfence.client.ledger_reading import open_ledger_reader
+    from ringfence.client.ledger_reading import open_ledger_reader, personalisation_share
     from ringfence.privacy.budget_summary import summarise_budget
 
     located = MemberHome.locate(home)
     with open_ledger_reader(located) as reader:
         reader.verified_state()  # a ledger that the agent would refuse must not look like money in the bank
-        summary = summarise_budget(reader.entries())
+        summary = summarise_budget(reader.entries(), personalisation_share=personalisation_share(located))
     now = time.time()
     lines = spent_lines(summary)
     if image is not None:
@@ -172,6 +177,7 @@ application.command(epilog="Example: ringfence budget close --yes")(ledger_amend
 
 
 def _runs_at_the_limit(policy: Policy, terms: LedgerTerms) -> int:
+    from ringfence.privacy.ledger_terms import budget_in_units, cost_in_units, reserved_units
     from ringfence.privacy.planning import noise_multiplier_for
     from ringfence.privacy.renyi_filter import SampledGaussian
 
@@ -184,7 +190,11 @@ def _runs_at_the_limit(policy: Policy, terms: LedgerTerms) -> int:
         delta=terms.delta,
     )
     run = SampledGaussian(k, 1.0, noise, _STEPS_OF_A_RUN)
-    return min(terms.headline.runs_within(run), terms.fallback.runs_within(run))
+    return min(
+        (budget_in_units(gate) - reserved_units(gate, share=policy.budget.personalisation_share))
+        // cost_in_units(gate, run)
+        for gate in (terms.headline, terms.fallback)
+    )
 
 
 def _draw(path: Path, lines: list[SpentLine], *, now: float, title: str) -> None:

@@ -63,6 +63,9 @@ def summary_text(summary: BudgetSummary) -> str:
             ("runs left like the last one", lambda total: _count(total.runs_left)),
         )
     ]
+    if summary.headline.reserved_share or summary.fallback.reserved_share:
+        kept = [f"{100 * total.reserved_share:.1f} %" for total in (summary.headline, summary.fallback)]
+        lines.append(_row("  beside what is kept for own heads", *kept))
     lines += ["", _WHICH_FIGURE, _MORE_IS_SIGNED if state.amendable else _NO_KEY_NAMED]
     if state.closed:
         lines += ["", "This ledger was closed for good: nothing more can be charged."]
@@ -115,14 +118,20 @@ def spent_lines(summary: BudgetSummary) -> list[SpentLine]:
     return lines
 
 
-def opened_text(terms: LedgerTerms, *, runs: int, run_epsilon: float) -> str:
+def opened_text(
+    terms: LedgerTerms, *, runs: int, run_epsilon: float, personalisation_share: float = 0.0
+) -> str:
     """Return what a person should know when the budget is opened.
 
     Args:
         terms: for life.
         runs: how many runs at the policy's limit fit.
         run_epsilon: that limit.
+        personalisation_share: of the budget, which the policy keeps for heads of the member's own.
     """
+    kept = (
+        f" beside the {personalisation_share:.0%} kept for heads of your own" if personalisation_share else ""
+    )
     return "\n".join(
         [
             f"The privacy budget of the data {terms.lineage!r} is open, for as long as the data exists.",
@@ -131,7 +140,7 @@ def opened_text(terms: LedgerTerms, *, runs: int, run_epsilon: float) -> str:
                 f"Lifetime epsilon {terms.headline_epsilon:g} against the coordinator with up to a third of the members, "
                 f"{terms.fallback_epsilon:g} if everybody else colludes (delta {terms.delta:g}):"
             ),
-            f"room for {runs} run{'s' * (runs != 1)} of epsilon {run_epsilon:g}, the policy's limit for one run.",
+            f"room for {runs} run{'s' * (runs != 1)} of epsilon {run_epsilon:g}, the policy's limit for one run{kept}.",
             _MORE_IS_SIGNED if terms.data_protection_key else _MORE_IS_NEVER,
         ]
     )
@@ -213,4 +222,5 @@ def _total_data(total: BudgetTotal) -> dict[str, object]:
             str(platforms): epsilon for platforms, epsilon in total.pld_epsilon_by_platforms
         },
         "runs_left": total.runs_left,
+        "reserved_share": total.reserved_share,
     }

@@ -15,6 +15,7 @@ from ringfence.client.exclusions import load_exclusions, save_exclusions
 from ringfence.client.ledger_reading import anchor_file, has_ledger, open_ledger_reader
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import load_member_settings
+from ringfence.client.personal_head import forget_put_aside
 from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.client.row_cache import RowCache
 from ringfence.client.taking_snapshot import take_snapshot
@@ -106,10 +107,11 @@ def forget_person(
         # Step 1: nothing new can hold the person, whatever happens next.
         day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
         save_exclusions(home, exclusions=exclusions.with_person(person, day=day, pseudonym=called))
-        # Step 2: what was derived from their conversations goes.
-        removed = cache.remove_person(pseudonym)
+        # Step 2: what was derived from their conversations goes, and a head of the member's own that is not in use yet.
+        removed = cache.remove_person(pseudonym, secret=secret)
+        forget_put_aside(home)
         # Step 3: so do unsent answers, unless a manifest that is left proves that the person is not in them.
-        withdrawn, waiting = _withdraw_unsent(home, innocent=cache.datasets(), now=now)
+        withdrawn, waiting = _withdraw_unsent(home, innocent=cache.datasets(secret=secret), now=now)
     epsilon = _epsilon_spent(home)
     return ErasureReport(
         already_since=already_since,

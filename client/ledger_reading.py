@@ -34,6 +34,15 @@ def has_ledger(home: MemberHome) -> bool:
     return home.ledger_file.exists() or anchor_file(home).exists()
 
 
+def personalisation_share(home: MemberHome) -> float:
+    """Return the share of the lifetime budget that runs leave alone: the policy's, or none where there is no policy yet.
+
+    Raises:
+        ConfigError: the policy cannot be read. The operator's to mend.
+    """
+    return load_policy(home).budget.personalisation_share if home.policy_file.exists() else 0.0
+
+
 def anchor_file(home: MemberHome) -> Path:
     """Return the ledger's second place: the policy's, or the home's own where there is no policy yet.
 

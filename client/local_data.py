@@ -22,7 +22,7 @@ from ringfence.client.row_file import ConversationKeys, FeatureRow
 from ringfence.client.snapshot import Selection, Snapshot
 from ringfence.client.taking_snapshot import take_snapshot
 from ringfence.model.conversation import Conversation
-from ringfence.model.errors import DataError
+from ringfence.model.errors import ConfigError, DataError
 from ringfence.model.feature_set import FeatureSet
 from ringfence.privacy.bounding import ContributionManifest, bound_contributions
 
@@ -86,7 +86,7 @@ def training_rows(
         progress: is told, after each batch of rows that were not there, how many of them were made, and of how many.
 
     Raises:
-        ConfigError: it is not known whom to leave out. The member's to mend.
+        ConfigError: it is not known whom to leave out, or the member's secret was replaced meanwhile. The member's to mend.
         DataError: no conversation is left. The member's to mend.
     """
     making = _Making(home, feature_set=feature_set, prefixes=prefixes, progress=progress)
@@ -121,13 +121,19 @@ class _Making:
 
     def rows(self, conversations: Sequence[Conversation], *, contribution_bound: int) -> TrainingRows:
         with self._cache.lock():
+            if contribution_secret(self._home) != self._secret:
+                # Whoever was forgotten meanwhile is excluded under another pseudonym than the one that they have here.
+                raise ConfigError(
+                    f"{self._home.contribution_key_file} was replaced while feature rows were made.",
+                    hint="Restore it from a backup, and start again.",
+                )
             chosen_at = exclusions_stamp(self._home)
             allowed = Selection(conversations, load_exclusions(self._home).allowed(conversations))
             keys, labels = self._keys_and_labels(allowed)
             bounded = bound_contributions(allowed, contribution_bound=contribution_bound, secret=self._secret)
             if not bounded.positions:
                 raise DataError("No conversation is left to train on.", hint="Run: ringfence data check")
-            self._cache.note(bounded.manifest)
+            self._cache.note(bounded.manifest, secret=self._secret)
             self._cache.keep_only(frozenset(keys))
             shape = (len(bounded.positions), len(self._prefixes), self._feature_set.dimension)
             features = np.empty(shape, dtype=np.float32)

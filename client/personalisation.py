@@ -123,7 +123,7 @@ def personalise(
 ) -> PersonalHead:
     """Train on from a release, and compare on the people who were held out.
 
-    Mechanism: T full-batch Gaussian steps on the clipped sum, momentum, the average of the last half of the models.
+    Mechanism: T full-batch Gaussian steps on the clipped sum, momentum.
     Unit: one participant, at most k conversations (contribution bound).
     Assumes: the caller charges ``mechanism`` before the head is used. The comparison is not private, and stays here.
     Sensitivity: k * S a step.

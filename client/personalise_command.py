@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence.client.member_home import MemberHome
-from ringfence.model.console import JsonOption, emit
+from ringfence.model.console import JsonOption, emit, note
+from ringfence.model.errors import BudgetError
 
 if TYPE_CHECKING:
     from ringfence.client.local_data import TrainingRows
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from ringfence.client.policy import Policy
     from ringfence.model.detector import Detector
     from ringfence.privacy.ledger import Ledger
+    from ringfence.privacy.ledger_charge import Charge
     from ringfence.privacy.renyi_filter import SampledGaussian
 
 _DIGEST_SHOWN = 32
+_NO_DIGEST = "0" * 64
 
 
 def personalise(
@@ -86,12 +89,14 @@ def personalise(
 def _made(home: MemberHome, *, model: Path | None, epsilon: float) -> PersonalHead:
     """Return a head that was charged and is in place: a new one, or one of a training that was cut off after its charge."""
     from ringfence.client.contribution_key import contribution_secret
+    from ringfence.client.exclusions import exclusions_stamp
     from ringfence.client.member_settings import load_member_settings
     from ringfence.client.personal_head import forget_put_aside, keep, put_aside, put_aside_before
     from ringfence.client.personalisation import by_people, check_reserve, mechanism_within, personalise
     from ringfence.client.policy import load_policy
     from ringfence.client.policy_check import spending_of
     from ringfence.client.releases import ReleaseStore
+    from ringfence.client.row_cache import RowCache
     from ringfence.model.detector import Detector
     from ringfence.privacy.secure_noise import Csprng
 
@@ -99,11 +104,12 @@ def _made(home: MemberHome, *, model: Path | None, epsilon: float) -> PersonalHe
     detector = Detector.load(model if model is not None else ReleaseStore(home).current())
     mechanism = mechanism_within(policy, epsilon=epsilon)
     with _opened(home, policy, lineage=settings.data.lineage) as ledger:
-        left = put_aside_before(home)
-        if left is not None and any(entry.key == _key(left) for entry in ledger.entries()):
-            keep(home)
-            return left
-        forget_put_aside(home)
+        with RowCache(home).lock():
+            left = put_aside_before(home)
+            if left is not None and _is_charged(ledger, left):
+                keep(home)
+                return left
+            forget_put_aside(home)
         spent = spending_of(ledger.entries(), order=ledger.state.terms.order, plan_digest="")
         check_reserve(
             mechanism,
@@ -111,22 +117,35 @@ def _made(home: MemberHome, *, model: Path | None, epsilon: float) -> PersonalHe
             terms=ledger.state.terms,
             spent=(spent.personal_headline_units, spent.personal_fallback_units),
         )
-        rows = _rows(home, detector, policy)
-        head = personalise(
-            detector,
-            by_people(rows, secret=contribution_secret(home)),
-            mechanism=mechanism,
-            epsilon=epsilon,
-            delta=policy.budget.delta,
-            size_class=settings.size_class,
-            rng=Csprng(),
-            now=datetime.now(UTC),
-        )
-        # On disk where nothing uses it, then charged, then into place: whatever is cut off, nothing is used uncharged.
-        put_aside(home, head)
-        _charge(ledger, head, mechanism=mechanism, dataset_digest=rows.manifest.digest())
-        keep(home)
-        return head
+        _check_charge(ledger, mechanism, release=detector.digest())
+        while True:
+            forgotten = exclusions_stamp(home)
+            rows = _rows(home, detector, policy)
+            head = personalise(
+                detector,
+                by_people(rows, secret=contribution_secret(home)),
+                mechanism=mechanism,
+                epsilon=epsilon,
+                delta=policy.budget.delta,
+                size_class=settings.size_class,
+                rng=Csprng(),
+                now=datetime.now(UTC),
+            )
+            with RowCache(home).lock():  # nobody can be forgotten meanwhile
+                if exclusions_stamp(home) == forgotten:
+                    # On disk where nothing uses it, then charged, then into place: whatever is cut off, nothing is used
+                    # uncharged.
+                    put_aside(home, head)
+                    try:
+                        _charge(ledger, head, mechanism=mechanism, dataset_digest=rows.manifest.digest())
+                    except BudgetError:
+                        if not _is_charged(ledger, head):
+                            forget_put_aside(home)
+                        raise
+                    keep(home)
+                    return head
+            # Perhaps with them: nobody has seen this head, and nothing was charged for it.
+            note("Somebody was forgotten meanwhile: the training starts again, without them.")
 
 
 def _opened(home: MemberHome, policy: Policy, *, lineage: str) -> Ledger:
@@ -153,24 +172,50 @@ def _rows(home: MemberHome, detector: Detector, policy: Policy) -> TrainingRows:
         )
 
 
-def _charge(ledger: Ledger, head: PersonalHead, *, mechanism: SampledGaussian, dataset_digest: str) -> None:
-    from ringfence.client.personalisation import terms_digest
-    from ringfence.privacy.ledger_charge import Charge
+def _check_charge(ledger: Ledger, mechanism: SampledGaussian, *, release: str) -> None:
+    """Refuse before anything is read what the charge would refuse.
 
+    Raises:
+        BudgetError: the ledger is closed, a limit is exceeded, the budget does not suffice, or the clock is behind.
+    """
+    from ringfence.privacy.ledger_charge import charged_entry
+
+    charged_entry(
+        ledger.state,
+        _cost(_key(_NO_DIGEST), mechanism, release=release, dataset_digest=_NO_DIGEST),
+        payload_digest=_NO_DIGEST,
+        kind="personalise",
+        now=time.time(),
+        confirmed=ledger.confirmed,
+    )
+
+
+def _charge(ledger: Ledger, head: PersonalHead, *, mechanism: SampledGaussian, dataset_digest: str) -> None:
     ledger.charge(
-        Charge(
-            key=_key(head),
-            plan_digest=terms_digest(mechanism, release=head.release_sha256),
-            dataset_digest=dataset_digest,
-            cohort=1,
-            mechanism=mechanism,
-            own_noise_multiplier=mechanism.noise_multiplier,
-        ),
+        _cost(_key(head.digest()), mechanism, release=head.release_sha256, dataset_digest=dataset_digest),
         head.content(),
         now=time.time(),
         kind="personalise",
     )
 
 
-def _key(head: PersonalHead) -> str:
-    return f"personalise/{head.digest()[:_DIGEST_SHOWN]}"
+def _cost(key: str, mechanism: SampledGaussian, *, release: str, dataset_digest: str) -> Charge:
+    from ringfence.client.personalisation import terms_digest
+    from ringfence.privacy.ledger_charge import Charge
+
+    return Charge(
+        key=key,
+        plan_digest=terms_digest(mechanism, release=release),
+        dataset_digest=dataset_digest,
+        cohort=1,
+        mechanism=mechanism,
+        own_noise_multiplier=mechanism.noise_multiplier,
+    )
+
+
+def _is_charged(ledger: Ledger, head: PersonalHead) -> bool:
+    return any(entry.key == _key(head.digest()) for entry in ledger.entries())
+
+
+def _key(digest: str) -> str:
+    return f"personalise/{digest[:_DIGEST_SHOWN]}"

@@ -19,6 +19,7 @@ from ringfence.model.plan import Plan
 from ringfence.privacy.accounting import PrivacyStatement, epsilon_of
 from ringfence.privacy.ledger_chain import CHARGED_KINDS, LedgerEntry
 from ringfence.privacy.ledger_terms import LedgerTerms, budget_in_units, reserved_units
+from ringfence.privacy.renyi_filter import RenyiFilter
 from ringfence.privacy.run_cost import run_cost
 
 Asked: TypeAlias = Literal["answer", "evaluation"]
@@ -65,17 +66,22 @@ class SpendingTally:
     def add(self, entries: Iterable[LedgerEntry]) -> None:
         """Count entries in the order of the chain."""
         for entry in entries:
+            if entry.kind in CHARGED_KINDS:
+                self._count(entry)
+            # Last: an entry that cannot be counted is looked at again, and not passed over.
             self.seq = entry.seq
-            if entry.kind not in CHARGED_KINDS:
-                continue
-            values = entry.values
+
+    def _count(self, entry: LedgerEntry) -> None:
+        values = entry.values
+        headline, fallback = _units(values, "headline_units"), _units(values, "fallback_units")
+        if entry.kind == "personalise":
+            totals = self._personal
+        else:
             totals = self._plans.setdefault(values.get("plan"), _PlanTotals())
-            if entry.kind == "personalise":
-                totals = self._personal
-            totals.answers += entry.kind == "charge"
-            totals.evaluations += entry.kind == "evaluate"
-            totals.headline_units += _units(values, "headline_units")
-            totals.fallback_units += _units(values, "fallback_units")
+        totals.answers += entry.kind == "charge"
+        totals.evaluations += entry.kind == "evaluate"
+        totals.headline_units += headline
+        totals.fallback_units += fallback
 
     def spending(self, *, order: int, plan_digest: str) -> Spending:
         """Return the sums for one plan and for everything else."""
@@ -105,6 +111,24 @@ def spending_of(entries: Iterable[LedgerEntry], *, order: int, plan_digest: str)
     tally = SpendingTally()
     tally.add(entries)
     return tally.spending(order=order, plan_digest=plan_digest)
+
+
+def still_reserved(
+    policy: Policy, spent: Spending, *, headline: RenyiFilter, fallback: RenyiFilter
+) -> tuple[int, int]:
+    """Return the headline and fallback units that runs leave alone: kept for heads of the member's own, not spent on them yet.
+
+    Args:
+        policy: the member's own.
+        spent: what the ledger holds.
+        headline: filter of the headline total.
+        fallback: filter of the fallback total.
+    """
+    share = policy.budget.personalisation_share
+    return (
+        max(0, reserved_units(headline, share=share) - spent.personal_headline_units),
+        max(0, reserved_units(fallback, share=share) - spent.personal_fallback_units),
+    )
 
 
 def check_plan(
@@ -252,26 +276,14 @@ def _lifetime(plan: Plan, policy: Policy, spent: Spending | None, evaluations: i
         yield _refusal(policy, "budget.lifetime_epsilon", f"the plan does not fit: {error.message}")
         return
     held = Spending(gates[0].order) if spent is None else spent
-    for key, gate, before, personal, added in (
-        (
-            "lifetime_epsilon",
-            gates[0],
-            held.other_headline_units,
-            held.personal_headline_units,
-            cost.headline_units,
-        ),
-        (
-            "lifetime_epsilon_fallback",
-            gates[1],
-            held.other_fallback_units,
-            held.personal_fallback_units,
-            cost.fallback_units,
-        ),
+    reserved = still_reserved(policy, held, headline=gates[0], fallback=gates[1])
+    for key, gate, before, left_alone, added in (
+        ("lifetime_epsilon", gates[0], held.other_headline_units, reserved[0], cost.headline_units),
+        ("lifetime_epsilon_fallback", gates[1], held.other_fallback_units, reserved[1], cost.fallback_units),
     ):
-        reserved = reserved_units(gate, share=policy.budget.personalisation_share)
-        if before + added + max(0, reserved - personal) > budget_in_units(gate):
+        if before + added + left_alone > budget_in_units(gate):
             after = "" if spent is None else " after everything that was charged before"
-            kept = " beside what personalisation_share keeps" if reserved else ""
+            kept = " beside what personalisation_share keeps" if policy.budget.personalisation_share else ""
             yield _refusal(policy, f"budget.{key}", f"the plan does not fit into it{after}{kept}")
 
 

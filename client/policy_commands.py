@@ -90,25 +90,27 @@ def check(
     Ends with exit code 1 and the lines of the policy that refuse it, if any do. The hours are left aside.
     """
     from ringfence.client.policy import load_policy
-    from ringfence.client.policy_check import check_plan
+    from ringfence.client.policy_check import check_plan, still_reserved
     from ringfence.model.plan import load_plan
     from ringfence.privacy.plan_report import report_on
     from ringfence.privacy.run_cost import RunCost, runs_within
 
     located = MemberHome.locate(home)
     policy, found = load_policy(located), load_plan(plan)
-    terms = policy.ledger_terms("policy")
-    report = report_on(found, terms=terms, wanted_epsilons=tuple(epsilon or ()))
+    terms, share = policy.ledger_terms("policy"), policy.budget.personalisation_share
+    report = report_on(found, terms=terms, wanted_epsilons=tuple(epsilon or ()), reserved_share=share)
     if not as_json:
         emit("\n".join(report.lines()), data={}, as_json=False)
     spent = _spending(located, policy, digest=found.digest())
     check_plan(found, policy=policy, now=None, spent=spent)
     left = report.runs_in_lifetime
     if spent is not None:
+        held = replace(terms, order=spent.order)
+        kept = still_reserved(policy, spent, headline=held.headline, fallback=held.fallback)
         left = runs_within(
-            replace(terms, order=spent.order),
+            held,
             found,
-            spent=RunCost(spent.other_headline_units, spent.other_fallback_units),
+            spent=RunCost(spent.other_headline_units + kept[0], spent.other_fallback_units + kept[1]),
         )
     decides = "this policy decides" if policy.launch.approval == "automatic" else "a person decides"
     fit = "1 such run fits" if left == 1 else f"{left} such runs fit"
@@ -174,7 +176,11 @@ def _decide(
     approvals = PlanApprovals(located)
     record = approvals.find(digest)
     policy = load_policy(located)
-    report = report_on(record.plan, terms=policy.ledger_terms("policy"))
+    report = report_on(
+        record.plan,
+        terms=policy.ledger_terms("policy"),
+        reserved_share=policy.budget.personalisation_share,
+    )
     for line in [*report.lines(), report.statement.sentence()]:
         note(line)
     spent = _spending(located, policy, digest=record.digest)

@@ -1,13 +1,16 @@
 """Feature rows on disk, and beside them whom they hold, under pseudonyms: so that one person's can be found and removed.
 
 A row of a short conversation says nearly what was in it: rows are personal data, readable by their owner alone. Each row
-says whom it holds, and a manifest says who is in a data set that was trained on. Files that do not say it, left by an
-earlier version or damaged, are removed with anybody.
+says whom it holds, and a manifest says who is in a data set that was trained on, and under which of the member's secrets they
+are called so. Files that do not say it, left by an earlier version or damaged, and those under a secret that is gone, are
+removed with anybody.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
@@ -23,6 +26,7 @@ from ringfence.privacy.bounding import ContributionManifest
 _ROWS = "rows-*"
 _ENDING = ".sqlite3"
 _MANIFESTS = "manifest-*.json"
+_KEY_PURPOSE = b"ringfence contribution manifest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,23 +78,29 @@ class RowCache:
         """Return the file of the rows of a feature set, to be used as a context manager; ``check`` looks for damage."""
         return RowFile(self._folder / f"rows-{feature_set_sha256[:40]}{_ENDING}", check=check)
 
-    def note(self, manifest: ContributionManifest) -> None:
-        """Say who is in a data set, before anything is made from it."""
+    def note(self, manifest: ContributionManifest, *, secret: bytes) -> None:
+        """Say who is in a data set, before anything is made from it.
+
+        Args:
+            manifest: of the data set.
+            secret: under which it calls people.
+        """
         path = self._folder / f"manifest-{manifest.digest()}.json"
         participants = sorted({person for row in manifest.kept for person in row.participants})
-        write_atomically(path, json.dumps({"participants": participants}).encode())
+        said = {"key": _fingerprint(secret), "participants": participants}
+        write_atomically(path, json.dumps(said).encode())
 
-    def datasets(self) -> frozenset[str]:
-        """Return the digest of every manifest that lies here."""
+    def datasets(self, *, secret: bytes) -> frozenset[str]:
+        """Return the digest of every manifest that lies here and says under this secret whom it holds."""
         return frozenset(
             path.stem.removeprefix("manifest-")
             for path in self._folder.glob(_MANIFESTS)
-            if _participants(path) is not None
+            if _participants(path, secret=secret) is not None
         )
 
     def holds(self, pseudonym: str) -> bool:
         """Return whether a readable manifest or row holds a person."""
-        if any(pseudonym in (_participants(path) or ()) for path in self._folder.glob(_MANIFESTS)):
+        if any(pseudonym in _Manifest.read(path).participants for path in self._folder.glob(_MANIFESTS)):
             return True
         for path in self._row_files():
             with RowFile(path) as file:
@@ -102,19 +112,22 @@ class RowCache:
         """Remove the rows of every conversation but these, whatever they were made for, and rows of earlier versions."""
         self._remove_rows(lambda file: file.keep_only(keys), others=lambda _: True)
 
-    def remove_person(self, pseudonym: str) -> Removed:
+    def remove_person(self, pseudonym: str, *, secret: bytes) -> Removed:
         """Remove every manifest and every row that holds a person, or of which nobody knows whom they hold.
 
-        Without a pseudonym, because the secret that makes them is gone, that is all of them.
+        Without a pseudonym, because the secret that makes them is gone, that is all of them. A manifest under another secret
+        may hold anybody, and so may the rows that were made under it, which do not say so: every row goes with it.
+
+        Args:
+            pseudonym: of the person under the member's present secret; "" if that is gone.
+            secret: that secret; empty if it is gone.
         """
-        guilty = [
-            path
-            for path in self._folder.glob(_MANIFESTS)
-            if (held := _participants(path)) is None or pseudonym in held
-        ]
+        held = {path: _participants(path, secret=secret) for path in self._folder.glob(_MANIFESTS)}
+        guilty = [path for path, people in held.items() if people is None or pseudonym in people]
+        all_are_told_apart = bool(pseudonym) and None not in held.values()
         # Rows go before what says whose they are: a crash in between leaves a manifest, and the next try finds it.
         rows = self._remove_rows(
-            lambda file: file.remove_person(pseudonym) if pseudonym else _everything(file),
+            lambda file: file.remove_person(pseudonym) if all_are_told_apart else _everything(file),
             others=lambda _: True,
         )
         return Removed(rows=rows, manifests=_remove(guilty))
@@ -151,12 +164,36 @@ def _everything(file: RowFile) -> int:
     return file.keep_only(())
 
 
-def _participants(path: Path) -> frozenset[str] | None:
-    """Return the pseudonyms of a manifest, or None if it cannot be read."""
-    try:
-        return frozenset(json.loads(path.read_bytes())["participants"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What a manifest says; nothing if it cannot be read.
+
+    Attributes:
+        key: fingerprint of the secret under which it calls people; "" if it does not say.
+        participants: their pseudonyms.
+    """
+
+    key: str = ""
+    participants: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, path: Path) -> _Manifest:
+        try:
+            said = json.loads(path.read_bytes())
+            return cls(str(said.get("key", "")), frozenset(said["participants"]))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+
+
+def _participants(path: Path, *, secret: bytes) -> frozenset[str] | None:
+    """Return the pseudonyms of a manifest, or None if it cannot be read or does not call people by this secret."""
+    found = _Manifest.read(path)
+    return found.participants if secret and found.key == _fingerprint(secret) else None
+
+
+def _fingerprint(secret: bytes) -> str:
+    """Return what tells one secret from another and says nothing else of it, in hexadecimal."""
+    return hmac.new(secret, _KEY_PURPOSE, hashlib.sha256).hexdigest()
 
 
 def _remove(paths: list[Path]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ringfence.client.agent_condition import AgentRecord, agent_runs, read_condition
 from ringfence.client.audit_log import audit_entries, audit_file
 from ringfence.client.identity import read_identity
-from ringfence.client.ledger_reading import has_ledger, open_ledger_reader
+from ringfence.client.ledger_reading import has_ledger, open_ledger_reader, personalisation_share
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings, load_member_settings
 from ringfence.client.policy import Policy, load_policy
@@ -228,7 +228,7 @@ def _budget(home: MemberHome) -> tuple[BudgetSummary | None, str]:
             return None, ""
         with open_ledger_reader(home) as reader:
             reader.verified_state()
-            return summarise_budget(reader.entries()), ""
+            return summarise_budget(reader.entries(), personalisation_share=personalisation_share(home)), ""
     except RingfenceError as error:
         return None, error.message
 

@@ -7,6 +7,7 @@ answers with a code and starts another.
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import threading
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ringfence.agent")
 _STOP_S = 5.0
 _TURN_S = 1.0
+"""How often it is looked whether to go on waiting, whatever the child says meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,46 @@ class WorkerAnswer:
     answer: RoundUpdate | Refusal
     reason: str = ""
     dataset_digest: str = ""
+
+
+class _Patience:
+    """How long one answer is waited for: over both tries, and whatever is said and read meanwhile.
+
+    Args:
+        timeout_s: for everything together.
+        stop: once it is set, ``grace_s`` are left.
+        grace_s: in which the answer may still be finished.
+        alive: called about every second.
+    """
+
+    def __init__(
+        self, *, timeout_s: float, stop: threading.Event, grace_s: float, alive: Callable[[], None]
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._stop = stop
+        self._grace_s = grace_s
+        self._alive = alive
+        self._waited_from = time.monotonic()
+        self._stopped_at: float | None = None
+        self._beat_at = -math.inf
+        self.turn_s = min(_TURN_S, timeout_s)
+
+    def is_over(self) -> WorkerAnswer | None:
+        """Return what to answer instead if it is over, else None."""
+        now = time.monotonic()
+        if now - self._beat_at >= _TURN_S:
+            self._beat_at = now
+            self._alive()
+        if now - self._waited_from > self._timeout_s:
+            return WorkerAnswer(
+                Refusal(RefusalCode.FAILED), f"The worker did not answer within {self._timeout_s:.0f} s."
+            )
+        if self._stop.is_set():
+            self._stopped_at = now if self._stopped_at is None else self._stopped_at
+            if now - self._stopped_at >= self._grace_s:
+                # Nothing was charged for it yet. The coordinator asks again, and the next agent answers.
+                return WorkerAnswer(Refusal(RefusalCode.BUSY), "The agent stops; the answer is dropped.")
+        return None
 
 
 class Worker:
@@ -90,14 +132,15 @@ class Worker:
         return self._process.pid if self._process is not None else None
 
     def answer(self, request: RoundRequest, *, timeout_s: float) -> WorkerAnswer:
-        """Return the child's answer; a code if it dies twice over the request or takes longer than ``timeout_s``."""
+        """Return the child's answer; a code if it dies twice over the request or takes longer than ``timeout_s`` in all."""
+        patience = _Patience(timeout_s=timeout_s, stop=self._stop, grace_s=self._grace_s, alive=self._alive)
         # What a child that died computed never left, so that asking its successor costs no privacy.
-        answer = self._answer(request, timeout_s=timeout_s) or self._answer(request, timeout_s=timeout_s)
+        answer = self._answer(request, patience) or self._answer(request, patience)
         return answer or WorkerAnswer(
             Refusal(RefusalCode.FAILED), "The worker died twice; the next request starts another."
         )
 
-    def _answer(self, request: RoundRequest, *, timeout_s: float) -> WorkerAnswer | None:
+    def _answer(self, request: RoundRequest, patience: _Patience) -> WorkerAnswer | None:
         """Return the child's answer, or None if it died."""
         if self._process is None or not self._process.is_alive():
             self._start()
@@ -106,14 +149,14 @@ class Worker:
             return WorkerAnswer(Refusal(RefusalCode.FAILED), "The worker did not start.")
         try:
             pipe.send(request)
-            said = self._said(pipe, timeout_s=timeout_s)
+            said = self._said(pipe, patience)
             while isinstance(said, SnapshotWanted):
                 # The worker has no network: what lies behind one is read by a process that has nothing else.
                 with Reading(self._home) as reading:
-                    dropped = self._wait_for_answer(reading.pipe, timeout_s=timeout_s)
+                    dropped = _wait_for_message(reading.pipe, patience)
                     if dropped is None:
                         pipe.send(reading.taken())
-                said = dropped or self._said(pipe, timeout_s=timeout_s)
+                said = dropped or self._said(pipe, patience)
                 if dropped is not None:
                     self._end()
         except (EOFError, OSError):
@@ -121,38 +164,21 @@ class Worker:
             return None
         return said
 
-    def _said(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | SnapshotWanted:
-        """Return what the child says next, or what to answer instead if it says nothing."""
+    def _said(self, pipe: Connection, patience: _Patience) -> WorkerAnswer | SnapshotWanted:
+        """Return what the child says next but for how far it is, or what to answer instead if that does not come."""
         rows = RowsLog(began_at=time.monotonic())
-        while True:
-            dropped = self._wait_for_answer(pipe, timeout_s=timeout_s)
-            if dropped is not None:
-                self._end()
-                return dropped
+        dropped = _wait_for_message(pipe, patience)
+        while dropped is None:
             said: WorkerAnswer | SnapshotWanted | RowsMade = pipe.recv()
             if not isinstance(said, RowsMade):
                 return said
             line = rows.line(said, now=time.monotonic())
             if line is not None:
                 log.info("%s", line)
-
-    def _wait_for_answer(self, pipe: Connection, *, timeout_s: float) -> WorkerAnswer | None:
-        """Wait until the child has answered; return what to answer instead if it does not come."""
-        waited_from = time.monotonic()
-        stopped_at: float | None = None
-        while not pipe.poll(min(_TURN_S, timeout_s)):
-            self._alive()
-            now = time.monotonic()
-            if now - waited_from > timeout_s:
-                return WorkerAnswer(
-                    Refusal(RefusalCode.FAILED), f"The worker did not answer within {timeout_s:.0f} s."
-                )
-            if self._stop.is_set():
-                stopped_at = stopped_at or now
-                if now - stopped_at >= self._grace_s:
-                    # Nothing was charged for it yet. The coordinator asks again, and the next agent answers.
-                    return WorkerAnswer(Refusal(RefusalCode.BUSY), "The agent stops; the answer is dropped.")
-        return None
+            # A child that tells how far it is keeps nobody from stopping.
+            dropped = patience.is_over() or _wait_for_message(pipe, patience)
+        self._end()
+        return dropped
 
     def _start(self) -> None:
         self._end()
@@ -182,6 +208,15 @@ class Worker:
                 self._process.kill()
                 self._process.join()
             self._process = None
+
+
+def _wait_for_message(pipe: Connection, patience: _Patience) -> WorkerAnswer | None:
+    """Wait until there is something to receive; return what to answer instead if patience is over before."""
+    while not pipe.poll(patience.turn_s):
+        dropped = patience.is_over()
+        if dropped is not None:
+            return dropped
+    return None
 
 
 def _serve(pipe: Connection, home: Path, parent: int) -> None:

@@ -18,7 +18,7 @@ from ringfence.privacy.ledger_chain import (
     whole_number,
 )
 from ringfence.privacy.ledger_refusals import LedgerRefusal, refused
-from ringfence.privacy.ledger_terms import budget_in_units, epsilon_of_units
+from ringfence.privacy.ledger_terms import budget_in_units, epsilon_of_units, reserved_units
 from ringfence.privacy.renyi_filter import RenyiFilter, SampledGaussian
 
 
@@ -55,7 +55,8 @@ class BudgetTotal:
         used_share: of the budget, as the filter counts, in [0, 1].
         pld_epsilon_by_platforms: (platforms, epsilon by privacy loss distribution) for a person who is on 1, 2 and 3 members
             that all charged as much.
-        runs_left: further runs like the last one; None before the first charge.
+        runs_left: further runs like the last one, which leave alone what is reserved; None before the first charge.
+        reserved_share: of the budget, kept for the member's own heads and not spent on them yet, in [0, 1].
     """
 
     lifetime_epsilon: float
@@ -63,6 +64,7 @@ class BudgetTotal:
     used_share: float
     pld_epsilon_by_platforms: tuple[tuple[int, float], ...]
     runs_left: int | None
+    reserved_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class BudgetSummary:
         return min(left, default=None)
 
 
-def summarise_budget(entries: Iterable[LedgerEntry]) -> BudgetSummary:
+def summarise_budget(entries: Iterable[LedgerEntry], *, personalisation_share: float = 0.0) -> BudgetSummary:
     """Return the summary of a chain, verifying it on the way.
 
     Mechanism: the filter's totals as the gate counts them; beside them privacy loss distributions of the same charges.
@@ -117,6 +119,10 @@ def summarise_budget(entries: Iterable[LedgerEntry]) -> BudgetSummary:
     Assumes: every release of the lineage was charged here.
     Sensitivity: contained in the charges.
     Source: `ringfence.privacy.renyi_filter`, `ringfence.privacy.accounting`.
+
+    Args:
+        entries: of the chain, from the first on.
+        personalisation_share: of the lifetime budget, which the member's policy keeps for heads of its own; in [0, 1).
 
     Raises:
         BudgetError: the chain is broken, or empty.
@@ -142,12 +148,14 @@ def summarise_budget(entries: Iterable[LedgerEntry]) -> BudgetSummary:
         headline=_total(
             headline,
             units=state.headline_units,
+            reserved=_reserved(headline, charges, "headline_units", share=personalisation_share),
             run_units=like_the_last.headline_units if like_the_last else None,
             charges=[_mechanism(values, "headline_noise") for _, values in charges],
         ),
         fallback=_total(
             fallback,
             units=state.fallback_units,
+            reserved=_reserved(fallback, charges, "fallback_units", share=personalisation_share),
             run_units=like_the_last.fallback_units if like_the_last else None,
             charges=[_mechanism(values, "fallback_noise") for _, values in charges],
         ),
@@ -204,10 +212,27 @@ def _largest_of_the_last_plan(
     return max((run for run in runs if run.plan_digest == newest), key=lambda run: run.headline_units)
 
 
+def _reserved(
+    gate: RenyiFilter,
+    charges: Sequence[tuple[LedgerEntry, dict[str, object]]],
+    units_field: str,
+    *,
+    share: float,
+) -> int:
+    """Return the units that are kept for the member's own heads and were not spent on them yet."""
+    spent = sum(whole_number(values, units_field) for entry, values in charges if entry.kind == "personalise")
+    return max(0, reserved_units(gate, share=share) - spent)
+
+
 def _total(
-    gate: RenyiFilter, *, units: int, run_units: int | None, charges: Sequence[tuple[SampledGaussian, bool]]
+    gate: RenyiFilter,
+    *,
+    units: int,
+    reserved: int,
+    run_units: int | None,
+    charges: Sequence[tuple[SampledGaussian, bool]],
 ) -> BudgetTotal:
-    left = max(0, budget_in_units(gate) - units)
+    left = max(0, budget_in_units(gate) - units - reserved)
     return BudgetTotal(
         lifetime_epsilon=gate.epsilon,
         filter_epsilon=epsilon_of_units(gate, units),
@@ -217,6 +242,7 @@ def _total(
             for platforms in PLATFORMS
         ),
         runs_left=None if run_units is None else left // max(1, run_units),
+        reserved_share=_share(gate, reserved),
     )
 
 

@@ -6,15 +6,17 @@ anchors are for.
 
 from __future__ import annotations
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS entry(
+_ENTRY_COLUMNS = """(
     seq INTEGER PRIMARY KEY,
     kind TEXT NOT NULL CHECK (kind IN ('open', 'charge', 'evaluate', 'personalise', 'close', 'amend')),
     key TEXT UNIQUE NOT NULL,
     body TEXT NOT NULL,
     previous TEXT NOT NULL,
     hash TEXT NOT NULL
-) STRICT;
+) STRICT;"""
+
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS entry{_ENTRY_COLUMNS}
 CREATE TABLE IF NOT EXISTS outbox(
     key TEXT PRIMARY KEY REFERENCES entry(key),
     payload BLOB NOT NULL
@@ -47,7 +49,18 @@ CREATE TRIGGER IF NOT EXISTS payload_is_never_replaced BEFORE INSERT ON outbox
     BEGIN SELECT RAISE(ABORT, 'a payload never changes'); END;
 CREATE TRIGGER IF NOT EXISTS what_was_sent_stays_sent BEFORE DELETE ON sent
     BEGIN SELECT RAISE(ABORT, 'append only'); END;
-"""
+"""  # noqa: S608 - no value in it
+
+REBUILT_ENTRIES = "".join(
+    (
+        f"CREATE TABLE entry_rebuilt{_ENTRY_COLUMNS}",
+        "INSERT INTO entry_rebuilt SELECT seq, kind, key, body, previous, hash FROM entry ORDER BY seq;",
+        "DROP TABLE entry;",
+        "ALTER TABLE entry_rebuilt RENAME TO entry;",
+        SCHEMA,
+    )
+)
+"""Gives the entries of an older ledger the present table, whose constraint knows every kind; foreign keys are off meanwhile."""
 
 CONNECTION_SETTINGS = (
     "PRAGMA journal_mode=WAL",

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ringfence.privacy.ledger_chain import LedgerEntry
+from ringfence.privacy.ledger_chain import KINDS, LedgerEntry, LedgerState, follow_all
 from ringfence.privacy.ledger_place import check_folder, check_private_file
 from ringfence.privacy.ledger_refusals import LedgerRefusal, refused
-from ringfence.privacy.ledger_schema import CONNECTION_SETTINGS, SCHEMA
+from ringfence.privacy.ledger_schema import CONNECTION_SETTINGS, REBUILT_ENTRIES, SCHEMA
 
 _LOCK_WAIT_S = 10.0
 _SELECT_ENTRY = "SELECT seq, kind, key, body, previous, hash FROM entry "
@@ -78,6 +78,8 @@ class LedgerStorage:
                 try:
                     for statement in CONNECTION_SETTINGS:
                         connection.execute(statement)
+                    if _lacks_a_kind(connection):
+                        _rebuild_entries(connection)
                     connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
                 except BaseException:
                     connection.close()
@@ -208,6 +210,43 @@ def storage_errors() -> Iterator[None]:
         raise refused(LedgerRefusal.LOCKED if locked else LedgerRefusal.DISK) from error
     except sqlite3.DatabaseError as error:
         raise refused(LedgerRefusal.DAMAGED) from error
+
+
+def _lacks_a_kind(connection: sqlite3.Connection) -> bool:
+    """Return whether the table of entries is from before a kind existed: its constraint would refuse such an entry."""
+    found = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = 'entry'"
+    ).fetchone()
+    return found is not None and not all(f"'{kind}'" in str(found[0]) for kind in KINDS)
+
+
+def _rebuild_entries(connection: sqlite3.Connection) -> None:
+    """Give an older ledger the present table of entries, in one transaction; every entry stays as it is.
+
+    Raises:
+        BudgetError: the chain is not sound. Nothing was changed: the file is evidence.
+    """
+    before = _chain(connection)
+    connection.execute("PRAGMA foreign_keys=OFF")
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {REBUILT_ENTRIES}")
+        # The newest hash is over all that was hashed before it: the same state is the same entries.
+        if (
+            _chain(connection) != before
+            or connection.execute("PRAGMA foreign_key_check").fetchone() is not None
+        ):
+            raise refused(LedgerRefusal.DAMAGED)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    finally:
+        connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _chain(connection: sqlite3.Connection) -> LedgerState | None:
+    return follow_all(LedgerEntry(*row) for row in connection.execute(f"{_SELECT_ENTRY} ORDER BY seq"))
 
 
 def _take_lock(path: Path) -> int:

@@ -9,10 +9,10 @@ from ringfence.model.errors import ConfigError
 from ringfence.model.head import parameter_count
 from ringfence.model.plan import Plan
 from ringfence.privacy.accounting import PrivacyStatement, epsilon_of
-from ringfence.privacy.ledger_terms import LedgerTerms
+from ringfence.privacy.ledger_terms import LedgerTerms, reserved_units
 from ringfence.privacy.plan_solving import FixedTerms, solve
 from ringfence.privacy.planning import MOST_NOISE
-from ringfence.privacy.run_cost import runs_within
+from ringfence.privacy.run_cost import RunCost, runs_within
 
 USUAL_EPSILONS = (1.0, 2.0, 4.0)
 """For which the needed noise is shown unasked, where it costs nothing: for the full batch."""
@@ -28,9 +28,10 @@ class PlanReport:
         plan: the plan.
         statement: its epsilons.
         terms: the lifetime budget that it was held against.
-        runs_in_lifetime: how many such runs a fresh ledger with these terms admits.
+        runs_in_lifetime: how many such runs a fresh ledger with these terms admits beside what is reserved.
         needed_noise: (epsilon, noise multiplier) for a person at one member, everything else as in the plan; None: no noise
             up to 10,000 suffices.
+        reserved_share: of the lifetime budget, kept for something else than runs.
     """
 
     plan: Plan
@@ -38,6 +39,7 @@ class PlanReport:
     terms: LedgerTerms
     runs_in_lifetime: int
     needed_noise: tuple[tuple[float, float | None], ...]
+    reserved_share: float = 0.0
 
     def lines(self) -> list[str]:
         """Return the table, 18 lines at most."""
@@ -85,8 +87,11 @@ class PlanReport:
     def _lifetime_line(self) -> str:
         return (
             f"a lifetime budget of {self.terms.headline_epsilon:g} allows {self.runs_in_lifetime} such "
-            f"run{'s' * (self.runs_in_lifetime != 1)}, as the ledger counts"
+            f"run{'s' * (self.runs_in_lifetime != 1)}, as the ledger counts{self._reserved_text()}"
         )
+
+    def _reserved_text(self) -> str:
+        return f", beside {self.reserved_share:.0%} of it that are reserved" if self.reserved_share else ""
 
     def _noise_line(self) -> str:
         needed = [
@@ -96,7 +101,13 @@ class PlanReport:
         return f"noise needed for an epsilon (a person on 1 platform): {', '.join(needed)}"
 
 
-def report_on(plan: Plan, *, terms: LedgerTerms, wanted_epsilons: tuple[float, ...] = ()) -> PlanReport:
+def report_on(
+    plan: Plan,
+    *,
+    terms: LedgerTerms,
+    wanted_epsilons: tuple[float, ...] = (),
+    reserved_share: float = 0.0,
+) -> PlanReport:
     """Return the report on a plan.
 
     Args:
@@ -104,6 +115,7 @@ def report_on(plan: Plan, *, terms: LedgerTerms, wanted_epsilons: tuple[float, .
         terms: the lifetime budget to hold it against.
         wanted_epsilons: for which to work out the needed noise, some seconds for each where conversations are sampled; none:
             some usual ones for the full batch, otherwise none.
+        reserved_share: of the lifetime budget, kept for something else than runs; in [0, 1).
 
     Raises:
         ConfigError: delta is too small for the plan's steps, or a wanted epsilon is out of range.
@@ -113,10 +125,18 @@ def report_on(plan: Plan, *, terms: LedgerTerms, wanted_epsilons: tuple[float, .
         plan=plan,
         statement=epsilon_of(plan),
         terms=terms,
-        runs_in_lifetime=runs_within(terms, plan),
+        runs_in_lifetime=runs_within(
+            terms,
+            plan,
+            spent=RunCost(
+                reserved_units(terms.headline, share=reserved_share),
+                reserved_units(terms.fallback, share=reserved_share),
+            ),
+        ),
         needed_noise=tuple(
             (epsilon, needed_noise(plan, epsilon=epsilon)) for epsilon in wanted_epsilons or usual
         ),
+        reserved_share=reserved_share,
     )
 
 

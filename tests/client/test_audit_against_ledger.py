@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +18,24 @@ import pytest
 from federation_harness import make_federation
 from ledger_homes import charge_rounds, make_home, open_home_ledger, write_settings
 
-from ringfence.client.agent import run_agent
+from ringfence.client import audit_log
+from ringfence.client.agent import _only_agent, run_agent
+from ringfence.client.agent_condition import agent_lock_file, agent_runs
 from ringfence.client.audit_against_ledger import verify_departures
 from ringfence.client.audit_chain import AuditBrokenError, Departure
 from ringfence.client.audit_log import AuditLog, audit_file, audit_head_place
 from ringfence.client.command_line import application
+from ringfence.client.departures import record_departure
 from ringfence.client.member_home import MemberHome
 from ringfence.client.stored_answer import StoredAnswer, stored_bytes
 from ringfence.model.console import run_application
-from ringfence.model.errors import BudgetError
+from ringfence.model.errors import BudgetError, ConfigError
 from ringfence.model.round_messages import TrainUpdate
 from ringfence.privacy.ledger_chain import LedgerEntry
 
 ROUNDS = 3
+Forgery = Callable[[MemberHome], None]
+Change = Callable[[dict[str, object]], None]
 
 
 def charges(home: MemberHome) -> list[LedgerEntry]:
@@ -160,6 +168,67 @@ def test_a_charge_is_not_older_than_the_head_that_its_answer_carried(home: Membe
     assert (found.value.entry, second.seq > first.seq) == (2, True)
 
 
+def _without_payloads(which: Collection[int], change: Change = lambda values: None) -> Forgery:
+    """Write the log anew with some lines as they were before an entry named its payload, and a second file that fits."""
+
+    def forge(home: MemberHome) -> None:
+        lines, previous = [], "0" * 64
+        for number, line in enumerate(audit_file(home).read_bytes().splitlines(), start=1):
+            values = json.loads(line)
+            del values["hash"]
+            if number in which:
+                values.pop("payload", None)
+                change(values)
+            values["previous"] = previous
+            previous = hashlib.sha256(_canonical(values)).hexdigest()
+            lines.append(_canonical({**values, "hash": previous}) + b"\n")
+        audit_file(home).write_bytes(b"".join(lines))
+        audit_head_place(home).write_text(json.dumps({"seq": len(lines), "hash": previous}))
+
+    return forge
+
+
+def _canonical(values: dict[str, object]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_answers_of_before_entries_named_payloads_agree_by_their_place(home: MemberHome) -> None:
+    for which in ([1], [1, 2], [1, 2, 3]):
+        _without_payloads(which)(home)
+        assert verify_departures(home).seq == ROUNDS
+    charge_rounds(home, "later", rounds=[1])
+    AuditLog.of(home).append(departure(charges(home)[-1]))
+    assert verify_departures(home).seq == ROUNDS + 1
+
+
+@pytest.mark.parametrize(
+    ("forge", "broken_at"),
+    [
+        (_without_payloads([2]), 2),
+        (_without_payloads([1, 2, 3], lambda values: values.update(run="pring")), 1),
+        (_without_payloads([1, 2, 3], lambda values: values.update(attempt=2)), 1),
+        (_without_payloads([1, 2, 3], lambda values: values.update(ledger_head="f" * 64)), 1),
+        (_without_payloads([1, 2, 3], lambda values: values.update(round=1)), 4),
+        (_without_payloads([1, 2, 3], lambda values: values.update(kind="refusal")), 4),
+    ],
+    ids=[
+        "after one that names it",
+        "another run",
+        "another attempt",
+        "another ledger",
+        "one doubled",
+        "refusals",
+    ],
+)
+def test_answers_of_before_that_the_ledger_contradicts_are_found_out(
+    home: MemberHome, forge: Forgery, broken_at: int
+) -> None:
+    forge(home)
+    with pytest.raises(AuditBrokenError) as found:
+        verify_departures(home)
+    assert found.value.entry == broken_at
+
+
 def test_answers_whose_bytes_are_gone_by_their_time_are_still_asked_for(home: MemberHome) -> None:
     with open_home_ledger(home) as ledger:
         for charge in [entry for entry in ledger.entries() if entry.kind == "charge"]:
@@ -179,18 +248,92 @@ def test_a_log_whose_ledger_is_gone_is_not_called_whole(home: MemberHome) -> Non
         verify_departures(home)
 
 
-def test_the_second_file_lies_beside_the_ledgers_second_place(home: MemberHome, tmp_path: Path) -> None:
-    assert audit_head_place(home).parent == home.ledger_anchor_file.parent
+def name_another_second_place(home: MemberHome, tmp_path: Path) -> Path:
+    """Have the policy name one; return its folder."""
     other_disk = tmp_path / "other-disk"
     other_disk.mkdir()
-    shutil.move(home.ledger_anchor_file, other_disk / "acme.head")
     home.policy_file.write_text(f'[ledger]\nanchor_path = "{other_disk}/acme.head"\n')
     home.policy_file.chmod(0o600)
+    return other_disk
+
+
+def test_the_second_file_lies_beside_the_ledgers_second_place(home: MemberHome, tmp_path: Path) -> None:
+    assert audit_head_place(home).parent == home.ledger_anchor_file.parent
+    other_disk = name_another_second_place(home, tmp_path)
+    shutil.move(home.ledger_anchor_file, other_disk / "acme.head")
     assert verify_departures(home).seq == ROUNDS, "nothing has written since; it lies where it lay"
     AuditLog.of(home)
     assert {path.name for path in other_disk.iterdir()} == {"acme.head", "acme.head.audit"}
     assert not list(home.ledger_anchor_file.parent.glob("*.audit"))
     assert verify_departures(home).seq == ROUNDS
+
+
+def test_the_second_file_is_moved_while_nobody_else_writes(
+    home: MemberHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other_disk = name_another_second_place(home, tmp_path)
+    locked: dict[Path, bool] = {}
+    honest = audit_log.write_atomically
+
+    def noting(path: Path, content: bytes) -> None:
+        handle = os.open(audit_file(home).with_suffix(".lock"), os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked[path] = False
+        except BlockingIOError:
+            locked[path] = True
+        finally:
+            os.close(handle)
+        honest(path, content)
+
+    monkeypatch.setattr(audit_log, "write_atomically", noting)
+    AuditLog.of(home)
+    assert locked == {other_disk / "acme.head.audit": True}
+
+
+def test_the_second_file_is_not_moved_away_from_an_agent_that_runs(home: MemberHome, tmp_path: Path) -> None:
+    with _only_agent(agent_lock_file(home)):
+        of_the_agent = AuditLog.of(home, for_agent=True)
+        other_disk = name_another_second_place(home, tmp_path)
+        with pytest.raises(ConfigError, match="another anchor_path than the agent that runs") as found:
+            record_departure(home, kind="leave", destination="coordinator.example:8443")
+        assert "Stop the agent" in found.value.hint
+        assert list(other_disk.iterdir()) == []
+        of_the_agent.append(departure(charges(home)[0]))
+    shutil.move(home.ledger_anchor_file, other_disk / "acme.head")
+    with _only_agent(agent_lock_file(home)):
+        AuditLog.of(home, for_agent=True)
+    assert {path.name for path in other_disk.iterdir()} == {"acme.head", "acme.head.audit"}
+    record_departure(home, kind="leave", destination="coordinator.example:8443")
+    assert verify_departures(home).seq == ROUNDS + 2
+
+
+def test_an_agent_that_starts_takes_the_second_file_along(
+    home: MemberHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+    honest = AuditLog.of
+
+    def of(home: MemberHome, **more: bool) -> AuditLog:
+        taken.append(agent_runs(home))
+        honest(home, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AuditLog, "of", of)
+    agent_home = make_federation(tmp_path / "federation", members=("acme",), conversations=2).members["acme"]
+    for name in ("ledger", "anchor", "agent"):
+        shutil.rmtree(agent_home.root / name, ignore_errors=True)
+        shutil.copytree(home.root / name, agent_home.root / name)
+    other_disk = tmp_path / "other-disk"
+    other_disk.mkdir()
+    shutil.move(agent_home.ledger_anchor_file, other_disk / "acme.head")
+    policy = agent_home.policy_file.read_text() if agent_home.policy_file.exists() else ""
+    with_anchor = re.sub(r"(?m)^anchor_path = .*$", f'anchor_path = "{other_disk}/acme.head"', policy)
+    agent_home.policy_file.write_text(with_anchor)
+    with pytest.raises(KeyboardInterrupt):
+        run_agent(agent_home, stop=threading.Event())
+    assert taken == [True]
+    assert {path.name for path in other_disk.iterdir()} == {"acme.head", "acme.head.audit"}
 
 
 def renew(home: MemberHome) -> int:

@@ -1,5 +1,6 @@
 """The audit log holds what left, survives any crash, and names the first entry that somebody changed or cut off."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -232,6 +233,67 @@ while True:
     entry = log.append(Departure("h:1", "refusal", "", "a" * 64, 6))
     print(entry.seq, flush=True)
 """
+
+
+def write_line_of_before(log: AuditLog, *, round_: int, kind: str = "train-update") -> None:
+    """Add an entry as it was written before an entry named its payload."""
+    values = {
+        "seq": log.head.seq + 1,
+        "time": "2026-03-01T09:30:15Z",
+        "destination": "coordinator.example:8443",
+        "kind": kind,
+        "purpose": "grooming-risk-detection",
+        "digest": "a" * 64,
+        "size_bytes": 872,
+        "plan_digest": "b" * 64,
+        "run": "spring-1",
+        "round": round_,
+        "attempt": 1,
+        "ledger_head": "c" * 64,
+        "previous": log.head.hash,
+    }
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    values["hash"] = hashlib.sha256(canonical).hexdigest()
+    line = json.dumps(values, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    with log.path.open("ab") as file:
+        file.write(line)
+    log.head_path.write_text(json.dumps({"seq": values["seq"], "hash": values["hash"]}))
+
+
+def test_a_log_of_before_entries_named_payloads_is_whole_and_goes_on(tmp_path: Path) -> None:
+    for round_ in (1, 2):
+        write_line_of_before(AuditLog(tmp_path / "audit.jsonl"), round_=round_)
+    path = tmp_path / "audit.jsonl"
+    before = path.read_bytes()
+    assert b"payload" not in before
+    log = AuditLog(path)
+    log.append(replace(DEPARTURE, round=3))
+    assert verify_audit_log(path) == AuditHead(3, log.head.hash)
+    assert path.read_bytes().startswith(before)
+    assert [entry.to_line() for entry in audit_entries(path)] == lines_of(log)
+    assert [entry.payload for entry in audit_entries(path)] == ["", "", "e" * 64]
+    assert [entry.names_payload for entry in audit_entries(path)] == [False, False, True]
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_a_line_of_before_that_was_changed_is_named(tmp_path: Path, place: int) -> None:
+    for round_ in (1, 2, 3):
+        write_line_of_before(AuditLog(tmp_path / "audit.jsonl"), round_=round_)
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for change in (lambda entry: entry.update(size_bytes=1), lambda entry: entry.update(payload="")):
+        whole = log.path.read_bytes()
+        rewrite(change, place)(log)
+        with pytest.raises(AuditBrokenError) as found:
+            verify_audit_log(log.path)
+        assert found.value.entry == place
+        log.path.write_bytes(whole)
+
+
+def test_what_was_never_recorded_without_a_payload_is_no_line_of_before(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    write_line_of_before(log, round_=1, kind="approval")
+    with pytest.raises(AuditBrokenError, match="cannot be read"):
+        verify_audit_log(log.path)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,17 @@ from ledger_homes import (
     charge_rounds,
     make_home,
     open_home_ledger,
+    write_settings,
 )
 
+from ringfence.client import status
 from ringfence.client.budget_commands import application
 from ringfence.client.member_home import MemberHome
+from ringfence.client.policy import Policy, default_policy
+from ringfence.client.policy_text import save_policy
 from ringfence.model.console import run_application
 from ringfence.privacy.gaussian_privacy import gaussian_epsilon
+from ringfence.privacy.ledger_charge import Charge
 from ringfence.privacy.renyi_filter import SampledGaussian
 
 
@@ -118,6 +123,51 @@ def test_shared_noise_is_counted_for_a_person_on_several_members_in_one_sum(
     assert found["fallback"]["pld_epsilon_by_platforms"]["1"] == pytest.approx(
         gaussian_epsilon(2 * 30**0.5 / 40.0, delta=1e-6)
     )
+
+
+def test_runs_left_leave_alone_what_the_policy_keeps_for_heads_of_ones_own(
+    home: MemberHome, shell: Shell
+) -> None:
+    charge_rounds(home, "spring")
+    before = shell.data(home, "show")
+    assert before["headline"]["reserved_share"] == 0.0
+    assert "kept for own heads" not in shell.run(home, "show")[1]
+    save_policy(home, policy=keeping(0.5))
+    found = shell.data(home, "show")
+    budget = TERMS.headline.budget
+    run = 10 * TERMS.headline.cost_of(ROUND)
+    assert found["runs_left"] == int((0.5 * budget - run) / run) < before["runs_left"]
+    assert found["headline"]["used_share"] == before["headline"]["used_share"]
+    assert found["headline"]["reserved_share"] == pytest.approx(0.5)
+    assert "kept for own heads" in shell.run(home, "show")[1]
+    # What is spent out of the reserve is not reserved any more, and takes nothing from the runs.
+    with open_home_ledger(home) as ledger:
+        for number in range(20):
+            own = Charge(f"personalise/{number}", PLAN, "d" * 64, 1, ROUND, ROUND.noise_multiplier)
+            ledger.charge(own, b"a head", now=OPENED + DAY_S, kind="personalise")
+    after = shell.data(home, "show")
+    assert after["runs_left"] == found["runs_left"]
+    assert after["headline"]["reserved_share"] == pytest.approx(0.5 - 2 * run / budget)
+    summary, _ = status._budget(home)
+    assert summary is not None
+    assert summary.runs_left == found["runs_left"]
+
+
+def keeping(share: float) -> Policy:
+    rules = default_policy(federation="north")
+    return rules.model_copy(
+        update={"budget": rules.budget.model_copy(update={"personalisation_share": share})}
+    )
+
+
+def test_the_runs_that_a_new_budget_has_room_for_leave_that_alone_too(tmp_path: Path, shell: Shell) -> None:
+    found = {}
+    for share in (0.0, 0.5):
+        home = MemberHome(tmp_path / f"home-{share}").create()
+        write_settings(home)
+        save_policy(home, policy=keeping(share))
+        found[share] = shell.data(home, "open")["runs_at_the_limit"]
+    assert found[0.5] == found[0.0] // 2 > 0
 
 
 def test_a_person_reads_both_figures_each_under_its_name(home: MemberHome, shell: Shell) -> None:

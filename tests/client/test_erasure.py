@@ -257,6 +257,38 @@ class TestUnsentAnswers:
         assert (report.answers_withdrawn, report.answers_waiting) == (1, 0)
         assert load_exclusions(home).to_withdraw == ()
 
+    @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+    def test_are_withdrawn_if_nobody_can_say_any_more_whom_their_manifests_hold(
+        self, home: MemberHome, replaced: bool
+    ) -> None:
+        dataset = rows_of(home).manifest.digest()
+        charge_rounds(home, "a", rounds=[1], dataset=dataset, sent=False)
+        home.contribution_key_file.unlink()
+        if replaced:
+            contribution_secret(home)
+        report = forget_person(home, "otter", now=NOW)
+        assert (report.rows_removed, report.manifests_removed, report.answers_withdrawn) == (5, 1, 1)
+        assert stored_keys(home) == []
+        assert cached(home) == []
+
+    def test_stay_if_a_manifest_under_the_new_key_proves_that_the_person_is_not_in_them(
+        self, home: MemberHome
+    ) -> None:
+        rows_of(home)
+        home.contribution_key_file.unlink()
+        without = rows_of(home, load_labelled(home, settings(home))[3:]).manifest.digest()
+        charge_rounds(home, "b", rounds=[1], dataset=without, sent=False)
+        report = forget_person(home, "otter", now=NOW)
+        assert (report.manifests_removed, report.answers_withdrawn) == (1, 0)
+
+    def test_of_a_manifest_that_does_not_say_under_which_key_are_withdrawn(self, home: MemberHome) -> None:
+        dataset = rows_of(home, load_labelled(home, settings(home))[3:]).manifest.digest()
+        charge_rounds(home, "a", rounds=[1], dataset=dataset, sent=False)
+        (path,) = home.cache.glob("manifest-*")
+        path.write_text(json.dumps({"participants": json.loads(path.read_bytes())["participants"]}))
+        report = forget_person(home, "otter", now=NOW)
+        assert (report.manifests_removed, report.answers_withdrawn) == (1, 1)
+
     def test_of_a_ledger_in_doubt_are_left_alone_but_the_person_is_excluded(self, home: MemberHome) -> None:
         rows_of(home)
         charge_rounds(home, "a", rounds=[1], sent=False)
@@ -333,6 +365,27 @@ def test_conversations_read_before_the_request_make_no_rows_after_it(home: Membe
     read_before = load_labelled(home, settings(home))
     forget_person(home, "otter", now=NOW)
     assert len(rows_of(home, read_before).features) == 3
+
+
+def test_conversations_read_under_a_key_that_was_replaced_make_no_rows(home: MemberHome) -> None:
+    read_before = load_labelled(home, settings(home))
+
+    class Replacing(Features):
+        def rows(self, conversation: Conversation, *, prefixes: tuple[float, ...]) -> np.ndarray:
+            if not home.exclusions_file.exists():
+                home.contribution_key_file.unlink()
+                forget_person(home, "otter", now=NOW)
+            return super().rows(conversation, prefixes=prefixes)
+
+    with pytest.raises(ConfigError, match="was replaced"):
+        training_rows(
+            home,
+            conversations=read_before,
+            feature_set=Replacing(),  # type: ignore[arg-type]
+            prefixes=(1.0,),
+            contribution_bound=2,
+        )
+    assert cached(home) == []
 
 
 def test_files_that_cannot_be_removed_are_named_and_the_request_can_be_repeated(home: MemberHome) -> None:

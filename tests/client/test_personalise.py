@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from ledger_homes import OPENED, make_home, open_home_ledger
+from ledger_homes import DAY_S, OPENED, make_home, open_home_ledger
 
-from ringfence.client import personalise_command
+from ringfence.client import personal_head, personalisation, personalise_command
+from ringfence.client.erasure import forget_person
 from ringfence.client.local_data import TrainingRows
 from ringfence.client.member_home import MemberHome
-from ringfence.client.member_settings import DataSettings, MemberSettings, save_member_settings
+from ringfence.client.member_settings import (
+    DataSettings,
+    MemberSettings,
+    load_member_settings,
+    save_member_settings,
+)
 from ringfence.client.model_commands import application
 from ringfence.client.personal_head import Comparison, PersonalHead, keep, personalised, put_aside
 from ringfence.client.personalisation import by_people, mechanism_within
 from ringfence.client.policy import Policy, default_policy
 from ringfence.client.policy_check import Spending, refusals_of, spending_of
 from ringfence.client.policy_text import save_policy
+from ringfence.client.pseudonyms import Pseudonyms
+from ringfence.client.row_cache import RowCache
 from ringfence.demo.company_data import benign_chat
 from ringfence.model.console import run_application
 from ringfence.model.detector import Detector
+from ringfence.model.errors import BudgetError
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.simulation import simulate_companies
-from ringfence.privacy.bounding import ContributionManifest, KeptConversation
+from ringfence.privacy.bounding import ContributionManifest, KeptConversation, participant_pseudonym
+from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_chain import LedgerEntry
+from ringfence.privacy.ledger_charge import Charge, release_key
+from ringfence.privacy.ledger_refusals import LedgerRefusal, refused
 from ringfence.privacy.ledger_terms import budget_in_units, cost_in_units, reserved_units
+from ringfence.privacy.renyi_filter import SampledGaussian
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
@@ -145,8 +163,6 @@ def test_a_reserve_that_does_not_suffice_names_the_epsilon_that_it_holds(
 def test_a_head_whose_charge_was_written_and_no_more_is_kept_the_next_time_at_no_further_cost(
     home: MemberHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ringfence.client import personal_head
-
     def cut_off(_: MemberHome) -> None:
         raise KeyboardInterrupt
 
@@ -177,6 +193,160 @@ def test_a_head_that_was_never_charged_is_never_used(
     assert len(charges(home)) == 1
     kept = PersonalHead.model_validate_json(home.personal_head_file.read_bytes())
     assert charges(home)[0].key.endswith(kept.digest()[:32])
+
+
+def close(home: MemberHome) -> None:
+    with open_home_ledger(home) as ledger:
+        ledger.close_for_good(now=OPENED)
+
+
+def exhaust(home: MemberHome) -> None:
+    with open_home_ledger(home) as ledger:
+        ledger.confirm(None)
+        for noise in (20.0, 60.0):
+            mechanism = SampledGaussian(2, 1.0, noise, 50)
+            for number in range(1000):
+                key = release_key("north/spring", round_number=number, attempt=int(noise))
+                try:
+                    ledger.charge(Charge(key, "b" * 64, "c" * 64, 3, mechanism, noise), b"x", now=OPENED)
+                except BudgetError:
+                    break
+
+
+def set_the_clock_ahead(home: MemberHome) -> None:
+    with open_home_ledger(home) as ledger:
+        ledger.confirm(None)
+        mechanism = SampledGaussian(2, 1.0, 100.0, 1)
+        charge = Charge("run/north/spring/evaluation", "b" * 64, "c" * 64, 3, mechanism, 100.0)
+        ledger.charge(charge, b"x", now=time.time() + 9000 * DAY_S)
+
+
+@pytest.mark.parametrize(
+    ("happens", "code"),
+    [(close, "ledger_closed"), (exhaust, "ledger_exhausted"), (set_the_clock_ahead, "ledger_clock")],
+)
+def test_nothing_is_trained_that_the_ledger_would_not_charge(
+    home: MemberHome,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    happens: Callable[[MemberHome], None],
+    code: str,
+) -> None:
+    happens(home)
+    trained: list[object] = []
+    monkeypatch.setattr(personalisation, "train_privately", lambda *_, **__: trained.append(1))
+    monkeypatch.setattr(personalise_command, "_rows", lambda *_: trained.append(1))
+    assert run(home, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["error_code"] == code
+    assert trained == []
+    assert heads(home) == []
+
+
+def heads(home: MemberHome) -> list[str]:
+    """What lies on disk of heads of the member's own."""
+    return sorted(path.name for path in home.root.glob("personal-head*"))
+
+
+def test_a_head_that_the_ledger_refuses_after_all_does_not_stay_on_disk(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+
+    def refuse(*_: object, **__: object) -> bytes:
+        seen.append(heads(home))
+        raise refused(LedgerRefusal.DISK)
+
+    monkeypatch.setattr(Ledger, "charge", refuse)
+    assert run(home) == 1
+    assert seen == [["personal-head.uncharged"]]
+    assert heads(home) == []
+
+
+def test_a_head_whose_charge_stands_though_its_second_place_does_not_is_kept_the_next_time(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Ledger.charge
+
+    def charge(ledger: Ledger, *given: Any, **more: Any) -> bytes:
+        honest(ledger, *given, **more)
+        raise refused(LedgerRefusal.DISK)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "charge", charge)
+        assert run(home) == 1
+    assert heads(home) == ["personal-head.uncharged"]
+    assert run(home) == 0
+    assert len(charges(home)) == 1
+    assert heads(home) == ["personal-head.json"]
+
+
+def somebody(home: MemberHome) -> str:
+    """Somebody of the member's source."""
+    (path,) = load_member_settings(home).data.files
+    first = json.loads(Path(path).read_text().splitlines()[0])
+    return str(first["messages"][0]["author"])
+
+
+def test_somebody_who_is_forgotten_while_a_head_is_trained_is_not_in_the_head_that_is_kept(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    person = somebody(home)
+    trained: list[bool] = []
+    honest = personalisation.by_people
+
+    def as_training_starts(rows: TrainingRows, *, secret: bytes) -> personalisation.Parts:
+        called = participant_pseudonym(Pseudonyms(secret).person(person).hex(), secret=secret)
+        trained.append(any(called in row.participants for row in rows.manifest.kept))
+        if len(trained) == 1:
+            forget_person(home, person, now=time.time())
+        return honest(rows, secret=secret)
+
+    monkeypatch.setattr(personalisation, "by_people", as_training_starts)
+    assert run(home) == 0
+    assert trained == [True, False]
+    assert "forgotten meanwhile" in capsys.readouterr().err
+    (charge,) = charges(home)
+    with RowCache(home).lock():
+        secret = home.contribution_key_file.read_bytes()
+        assert charge.values["dataset"] in RowCache(home).datasets(secret=secret)
+
+
+def test_nobody_is_forgotten_between_the_last_look_and_the_charge(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[bool] = []
+    honest = personalise_command._charge
+
+    def charge(*given: Any, **more: Any) -> None:
+        handle = os.open(home.cache / ".lock", os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locked.append(False)
+        except BlockingIOError:
+            locked.append(True)
+        finally:
+            os.close(handle)
+        honest(*given, **more)
+
+    monkeypatch.setattr(personalise_command, "_charge", charge)
+    assert run(home) == 0
+    assert locked == [True]
+
+
+def test_a_head_that_was_cut_off_before_it_was_in_place_does_not_outlast_a_request_to_be_forgotten(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(_: MemberHome) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(personal_head, "keep", cut_off)
+        assert run(home) == 130
+    assert heads(home) == ["personal-head.uncharged"]
+    forget_person(home, somebody(home), now=time.time())
+    assert heads(home) == []
+    assert run(home) == 0
+    assert len(charges(home)) == 2, "what was spent stays spent"
 
 
 def test_an_agent_that_has_the_ledger_keeps_it(home: MemberHome, capsys: pytest.CaptureFixture[str]) -> None:

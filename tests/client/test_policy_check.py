@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 
 from ringfence.client import policy_check
 from ringfence.client.policy import Policy, default_policy, parse_policy
-from ringfence.client.policy_check import Spending, check_plan, refusals_of, spending_of
+from ringfence.client.policy_check import Spending, SpendingTally, check_plan, refusals_of, spending_of
 from ringfence.client.policy_text import policy_text
-from ringfence.model.errors import PolicyError
+from ringfence.model.errors import BudgetError, PolicyError
 from ringfence.model.plan import Plan, PrivacyTerms
 from ringfence.privacy.ledger_chain import LedgerEntry, next_entry
 from ringfence.privacy.ledger_terms import LedgerTerms, budget_in_units
@@ -287,6 +288,22 @@ def test_spending_keeps_this_plan_apart_from_all_others() -> None:
         )
     found = spending_of(entries, order=4, plan_digest="mine")
     assert found == Spending(order=4, other_headline_units=24, other_fallback_units=48, answers=3)
+
+
+def test_an_entry_that_cannot_be_counted_is_not_passed_over_and_counts_for_nothing() -> None:
+    first = charge(None, digest="mine", units=100, number=1)
+    second = charge(first, digest="mine", units=10, number=2)
+    tally = SpendingTally()
+    for body in ("[]", '{"plan": ["mine"], "headline_units": 10, "fallback_units": 10}'):
+        for _ in range(2):
+            with pytest.raises((BudgetError, TypeError)):
+                tally.add([entry for entry in (first, replace(second, body=body)) if entry.seq > tally.seq])
+            assert tally.seq == first.seq
+            assert tally.spending(order=4, plan_digest="mine") == Spending(4, answers=1)
+            assert tally.spending(order=4, plan_digest="").other_headline_units == 100
+    tally.add([second])
+    assert tally.spending(order=4, plan_digest="").other_headline_units == 110
+    assert tally.spending(order=4, plan_digest="mine").answers == 2
 
 
 def test_a_plan_is_refused_when_the_ledger_has_no_room_left_for_all_of_it() -> None:

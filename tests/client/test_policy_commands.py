@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from ringfence.client.command_line import application
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import MemberSettings, save_member_settings
 from ringfence.client.plan_approvals import NotApprovedError, PlanApprovals
-from ringfence.client.policy import load_policy
+from ringfence.client.policy import Policy, load_policy
+from ringfence.client.policy_check import Spending, refusals_of
 from ringfence.model.console import run_application
 from ringfence.model.plan import load_plan
 from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_charge import Charge
 from ringfence.privacy.renyi_filter import SampledGaussian
+from ringfence.privacy.run_cost import run_cost
 
 PLAN = """\
 name = "spring"
@@ -180,6 +183,61 @@ def test_check_counts_what_the_ledger_holds_while_somebody_else_uses_it(
         assert "lifetime_epsilon = 1.0" in capsys.readouterr().err
 
 
+def reserve(home: MemberHome, share: float) -> Policy:
+    """Have the policy keep a share of the lifetime budget for heads of the member's own."""
+    text, keep = home.policy_file.read_text(), "personalisation_share = "
+    home.policy_file.write_text(re.sub(f"(?m)^{keep}.*$", f"{keep}{share}", text))
+    return load_policy(home)
+
+
+def test_the_runs_that_fit_leave_what_is_reserved_alone(
+    home: MemberHome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy(home, "init", "--federation", "chat")
+    plan_file = written(tmp_path / "quiet.toml", noise=100.0)
+    capsys.readouterr()
+    assert policy(home, "check", str(plan_file), "--json") == 0
+    without = data_of(capsys)
+    assert (without["runs_in_lifetime"], without["runs_left"]) == (17, 17)
+    rules = reserve(home, 0.5)
+    assert policy(home, "check", str(plan_file), "--json") == 0
+    data = data_of(capsys)
+    assert (data["runs_in_lifetime"], data["runs_left"]) == (8, 8)
+    assert policy(home, "decline", asked(home, plan_file), "--yes") == 0
+    assert "allows 8 such runs" in capsys.readouterr().err
+    assert policy(home, "check", str(plan_file)) == 0
+    assert "allows 8 such runs, as the ledger counts, beside 50% of it that are reserved" in (
+        capsys.readouterr().out
+    )
+    # The policy itself allows the eighth such run and refuses the ninth.
+    terms, plan = rules.ledger_terms("d"), load_plan(plan_file)
+    cost = run_cost(plan, headline=terms.headline, fallback=terms.fallback).headline_units
+    for before, refused in ((7, False), (8, True)):
+        spent = Spending(terms.order, other_headline_units=before * cost, other_fallback_units=before * cost)
+        assert bool(refusals_of(plan, policy=rules, now=None, spent=spent)) == refused
+
+
+def test_what_was_taken_from_the_reserve_is_counted_once(
+    home: MemberHome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy(home, "init", "--federation", "chat")
+    rules = reserve(home, 0.5)
+    plan_file = written(tmp_path / "quiet.toml", noise=100.0)
+    for folder in (home.ledger_file.parent, home.ledger_anchor_file.parent):
+        folder.mkdir(mode=0o700)
+    now = datetime.now(UTC).timestamp()
+    part_of_a_run = SampledGaussian(2, 1.0, 100.0, 50)
+    with Ledger.create(
+        home.ledger_file, anchor_path=home.ledger_anchor_file, terms=rules.ledger_terms("d"), now=now
+    ) as ledger:
+        for number in range(6):
+            own = Charge(f"personalise/{number}", "b" * 64, "c" * 64, 1, part_of_a_run, 100.0)
+            ledger.charge(own, b"a head", now=now, kind="personalise")
+    capsys.readouterr()
+    assert policy(home, "check", str(plan_file), "--json") == 0
+    assert data_of(capsys)["runs_left"] == 8, "a run's worth of the reserve is spent, and still not the runs'"
+
+
 def test_a_person_sees_the_promise_before_approving(
     home: MemberHome, plan_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +250,7 @@ def test_a_person_sees_the_promise_before_approving(
     assert [item["digest"] for item in data_of(capsys)["plans"]] == [digest]
     assert policy(home, "approve", digest[:12]) == 4, "nobody is at the keyboard"
     said = capsys.readouterr().err
+    assert "allows 10 such runs, as the ledger counts\n" in said
     assert "For every person with at most 2 conversations used at a member" in said
     assert "epsilon 1.98 for a person on one member platform" in said
     assert "--yes" in said

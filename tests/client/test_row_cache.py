@@ -307,7 +307,9 @@ def test_a_cache_that_cannot_be_written_is_the_operators_to_mend(
         rows_of(home, [talk(number) for number in range(500)])
 
 
-def test_a_manifest_of_an_earlier_version_still_says_who_is_in_it(home: MemberHome) -> None:
+def test_a_manifest_of_an_earlier_version_says_who_is_in_it_and_proves_nobody_absent(
+    home: MemberHome,
+) -> None:
     home.cache.mkdir(exist_ok=True)
     path = home.cache / "manifest-0123.json"
     path.write_text(json.dumps({"rows": "rows-0123.safetensors", "participants": ["ab" * 32]}))
@@ -315,5 +317,16 @@ def test_a_manifest_of_an_earlier_version_still_says_who_is_in_it(home: MemberHo
     with cache.lock():
         assert cache.holds("ab" * 32)
         assert not cache.holds("cd" * 32)
-        assert cache.datasets() == {"0123"}
-        assert cache.remove_person("ab" * 32).manifests == 1
+        assert cache.datasets(secret=b"s" * 32) == frozenset()
+        assert cache.remove_person("cd" * 32, secret=b"s" * 32).manifests == 1
+
+
+def test_a_manifest_says_under_which_secret_it_names_people_and_not_the_secret(home: MemberHome) -> None:
+    manifest = rows_of(home, TALKS).manifest
+    cache, secret = RowCache(home), home.contribution_key_file.read_bytes()
+    with cache.lock():
+        assert cache.datasets(secret=secret) == {manifest.digest()}
+        for other in (b"s" * 32, b""):
+            assert cache.datasets(secret=other) == frozenset()
+    (path,) = home.cache.glob("manifest-*")
+    assert secret.hex() not in path.read_text()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from worker_targets import (
     die_of_it,
     hang,
     make_rows_for_long,
+    make_rows_too_long,
     opened,
     reach,
     sleep_then_answer,
@@ -251,6 +254,34 @@ def test_an_answer_under_way_is_dropped_once_the_agent_stops_and_its_grace_is_ov
     assert answer.answer == Refusal(RefusalCode.BUSY)
     assert "dropped" in answer.reason
     assert len(beats) in (1, 2)
+
+
+def test_a_worker_that_tells_how_far_it_is_is_dropped_all_the_same_once_the_agent_stops(
+    home_and_request: tuple[MemberHome, TrainRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, request_ = home_and_request
+    monkeypatch.setattr(worker_module, "_serve", make_rows_too_long)
+    stop, beats = threading.Event(), list[float]()
+
+    def alive() -> None:
+        beats.append(time.monotonic())
+        if len(beats) == 4:
+            stop.set()
+
+    with Worker(home, stop=stop, alive=alive, grace_s=1.0) as worker:
+        answer = worker.answer(request_, timeout_s=100)
+    assert answer.answer == Refusal(RefusalCode.BUSY)
+    assert min(after - before for before, after in itertools.pairwise(beats)) >= 0.9
+
+
+def test_a_worker_that_tells_how_far_it_is_has_no_more_time_for_its_answer(
+    worker: Worker, request_: TrainRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_serve", make_rows_too_long)
+    answer = worker.answer(request_, timeout_s=5.0)
+    assert failed(answer)
+    assert "did not answer within" in answer.reason
+    assert worker.process_id is None
 
 
 def test_an_answer_that_comes_within_the_grace_of_a_stop_is_kept(

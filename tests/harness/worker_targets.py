@@ -48,6 +48,16 @@ def make_rows_for_long(pipe: Connection, home: Path, parent: int) -> None:
     pipe.send(WorkerAnswer(Refusal(RefusalCode.FAILED), "made"))
 
 
+def make_rows_too_long(pipe: Connection, home: Path, parent: int) -> None:
+    """Tell how far it is all the time, for longer than anybody waits."""
+    confine(parent)
+    pipe.recv()
+    for done in range(120):
+        pipe.send(RowsMade(done, 1000))
+        time.sleep(0.1)
+    pipe.send(WorkerAnswer(Refusal(RefusalCode.FAILED), "made"))
+
+
 def reach(pipe: Connection, home: Path, parent: int) -> None:
     """Try to reach a listener on this machine, as a hostile dependency of training would."""
     confine(parent)

@@ -19,7 +19,7 @@ from ringfence.privacy.renyi_filter import SampledGaussian
 
 CHILD = Path(__file__).with_name("ledger_child.py")
 MECHANISM = SampledGaussian(2, 1.0, 7000.0, 10)
-MOMENTS_OF_OPENING = 24
+MOMENTS_OF_OPENING = 25
 """Every statement of settings, schema and chain, and two around the anchor."""
 
 MOMENTS_OF_A_CHARGE = 13
