@@ -70,17 +70,20 @@ def see_through(run: Run, *parts: Callable[[], object]) -> None:
         for part in parts:
             part()
     except RunStoppedError:
-        run.add_event(event_now("stopped"))
-        return
+        return  # whoever stopped it, or gave it up, noted that
     except StorageError:
         raise  # the run itself is sound: the coordinator starts it again from its last round
     except RingfenceError as error:
         _fail(run, error)
         raise
-    run.add_event(event_now("completed"))
-    run.update(status="completed", reason="")
+    # Not over what was decided during the last part: a run that was stopped then stays stopped.
+    run.update_while("running", status="completed", reason="", event=event_now("completed"))
 
 
 def _fail(run: Run, error: RingfenceError) -> None:
-    if run.update_while("running", status="failed", reason=error.message):
-        run.add_event(event_now("failed", detail=error.message))
+    run.update_while(
+        "running",
+        status="failed",
+        reason=error.message,
+        event=event_now("failed", detail=error.message),
+    )

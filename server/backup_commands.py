@@ -78,7 +78,9 @@ def restore(
     note("  runs: they go on from their last round here; one whose members refuse has to be started anew")
     note("  releases: what was published since must be published again before members follow")
     for key in done.missing_keys:
-        note(f"warning: {key} is missing. Bring it back before you serve.")
+        note(
+            f"warning: {key} is missing, or another than at the time of the backup. Bring it back before you serve."
+        )
     aside = f"\nWhat was there is in {done.set_aside}." if done.set_aside else ""
     emit(
         f"{located.root} is the coordinator of {made_at:%Y-%m-%d %H:%M} UTC.{aside}\n"

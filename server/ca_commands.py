@@ -91,7 +91,7 @@ def renew(
     authority = renew_certificate_authority(
         located, federation=settings.federation, root_key=root_key, now=now
     )
-    write_server_certificate(located, authority=authority, names=settings.server_names, now=now)
+    write_server_certificate(located, authority=authority, names=settings.certified_names, now=now)
     emit(
         f"A new intermediate signs until {_day(authority.certificate)}; what the old one signed holds until it ends.\n"
         "Next: take the root's key offline again. Members need nothing: they pinned the root.",

@@ -71,7 +71,7 @@ def build_candidate(run: Run, *, version: str, home: CoordinatorHome, now: datet
             size_classes=list(contributors.values()),
             public_inputs=[describe_features(features)],
             clamp=UPDATE_BOUND,
-            receipts=_receipts(
+            receipts=release_receipts(
                 sorted(contributors),
                 heads=LedgerHeads(open_database(home)),
             ),
@@ -84,14 +84,18 @@ def build_candidate(run: Run, *, version: str, home: CoordinatorHome, now: datet
     )
 
 
-def _receipts(members: Sequence[str], *, heads: LedgerHeads) -> list[LedgerReceipt]:
-    """Return each contributor's newest signed ledger head: its word that the run was charged."""
+def release_receipts(members: Sequence[str], *, heads: LedgerHeads) -> list[LedgerReceipt]:
+    """Return each contributor's newest signed ledger head: its word that the run was charged.
+
+    A contributor that has given its word with its present key on no head yet has none: the evidence counts it as missing.
+    """
     receipts = []
     for member in members:
-        head = heads.head(member)
-        if head is not None:
-            signed = base64.b64encode(heads.newest(member)).decode("ascii")
-            receipts.append(LedgerReceipt(member=member, head=head.hash, signature=signed))
+        vouched = heads.vouched(member)
+        if vouched is not None:
+            head, signed = vouched
+            signature = base64.b64encode(signed).decode("ascii")
+            receipts.append(LedgerReceipt(member=member, head=head.hash, signature=signature))
     return receipts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +18,7 @@ from ringfence.server.coordinator_home import CoordinatorHome
 
 
 def _on_loopback(address: str) -> str:
-    host = split_address(address)[0].strip("[]")
-    if host != "localhost" and not _is_loopback(host):
+    if not _stays_here(_host(address)):
         raise ValueError("must be on this machine's loopback, such as 127.0.0.1:9464")
     return address
 
@@ -59,7 +58,7 @@ class CoordinatorSettings(BaseModel):
         longest_connection_s: seconds after which a member's connection to the release service is ended and made anew.
         metrics_address: loopback host:port where the control plane tells Prometheus; None: nowhere.
         fleet_metrics_address: the same for the fleet gateway.
-        server_names: DNS names and IP addresses in the listeners' certificate.
+        server_names: DNS names and IP addresses in the listeners' certificate, besides those of `certified_names`.
         database_url_file: file that holds the database's URL, from the folder on; None for SQLite in the folder.
         artifacts_url: object store of models and releases, such as ``s3://bucket/path``, with the access that the cloud's
             own environment gives; None for a folder in the folder.
@@ -98,10 +97,23 @@ class CoordinatorSettings(BaseModel):
         """host:port of the enrolment service as companies reach it."""
         return self.enrolment_public_address or self._named(self.enrolment_address)
 
+    @property
+    def certified_names(self) -> tuple[str, ...]:
+        """What the listeners' certificate holds: `server_names`, and where a listener is reached on this machine alone.
+
+        Whoever listens on loopback, and gives members no other address, means members on this machine, and names nothing for it.
+        """
+        names = list(self.server_names)
+        for listener in _LISTENERS:
+            listens, given = (_host(address) for address in _addresses(self, listener))
+            if _stays_here(listens) and _stays_here(given) and not _is_among(given, names):
+                names.append(given)
+        return tuple(names)
+
     def _named(self, address: str) -> str:
         """Return an address under which somebody else can be reached: 0.0.0.0 is none, the first of our names is."""
         host, port = split_address(address)
-        if not _is_wildcard(host):
+        if not _is_wildcard(host.strip("[]")):
             return address
         name = self.server_names[0]
         return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
@@ -110,21 +122,20 @@ class CoordinatorSettings(BaseModel):
 def unreachable_listeners(settings: CoordinatorSettings) -> dict[str, str]:
     """Return why members could not reach a listener at the address that they would be given, by the listener's name.
 
-    Whoever listens on this machine's loopback alone means members on this machine, and is not asked about.
+    Whoever listens on this machine's loopback, and gives members no other address, is not asked about: see `certified_names`.
     """
-    certified = {name.strip("[]").casefold() for name in settings.server_names} | {_LOOPBACK}
+    certified = (*settings.certified_names, _LOOPBACK)
     found = {}
     for listener in _LISTENERS:
-        listens = split_address(getattr(settings, f"{listener}_address"))[0]
-        given: str = getattr(settings, f"{listener}_address_for_members")
-        host = split_address(given)[0].strip("[]").casefold()
+        listens, given = _addresses(settings, listener)
+        host = _host(given)
         if _is_wildcard(host):
             found[listener] = f"{given} is no address that anybody can be reached at"
-        elif _is_wildcard(listens) and (host == "localhost" or _is_loopback(host)):
+        elif _is_wildcard(_host(listens)) and _stays_here(host):
             found[listener] = (
                 f"it listens on every address, and members would be given {given}, which is their own machine"
             )
-        elif host not in certified:
+        elif not _is_among(host, certified):
             found[listener] = f"members would be given {given}, and server_names do not hold {host}"
     return found
 
@@ -183,14 +194,35 @@ def save_coordinator_settings(home: CoordinatorHome, *, settings: CoordinatorSet
         ) from error
 
 
+def _addresses(settings: CoordinatorSettings, listener: str) -> tuple[str, str]:
+    """Return where a listener listens, and where members are told to find it: host:port each."""
+    return getattr(settings, f"{listener}_address"), getattr(settings, f"{listener}_address_for_members")
+
+
+def _host(address: str) -> str:
+    """Return the host of host:port, without the brackets of an IPv6 address."""
+    return split_address(address)[0].strip("[]")
+
+
+def _is_among(host: str, names: Iterable[str]) -> bool:
+    """Return whether a host is one of these names, however either is written."""
+    return _comparable(host) in {_comparable(name) for name in names}
+
+
+def _comparable(name: str) -> IPv4Address | IPv6Address | str:
+    """Return an IP address as what it means, since it can be written in several ways; a DNS name in small letters."""
+    return _ip_address(name) or name.casefold()
+
+
 def _is_wildcard(host: str) -> bool:
-    address = _ip_address(host.strip("[]"))
+    address = _ip_address(host)
     return address is not None and address.is_unspecified
 
 
-def _is_loopback(host: str) -> bool:
+def _stays_here(host: str) -> bool:
+    """Return whether a host is each machine's own loopback."""
     address = _ip_address(host)
-    return address is not None and address.is_loopback
+    return host.casefold() == "localhost" if address is None else address.is_loopback
 
 
 def _ip_address(text: str) -> IPv4Address | IPv6Address | None:

@@ -146,18 +146,35 @@ class Enrolment:
             ConnectionFailedError: the invitation is unknown, withdrawn, expired, or was used by another request.
             PeerError: the keys are not usable, are another member's, or were given up earlier.
         """
-        shown = Invitation(address="", bundle_sha256="", secret=secret)
         now = self._now()
-        kept = self.invitations.find(shown.id)
-        if kept is None or not kept.knows_secret(shown.secret_hash()):
+        kept = self._shown(secret)
+        if kept is None:
             raise ConnectionFailedError("The coordinator does not know this invitation.", hint=_ASK)
         try:
             with self._database.transaction():
-                return self._answer(shown.id, request, now=now)
-        except ConnectionFailedError as refusal:
+                return self._answer(kept.id, request, now=now)
+        except PeerError as refusal:
             # After the transaction, which a refusal takes back.
-            self._note_refusal(kept, request, reason=refusal.message, now=now)
+            self._note_refusal(kept, csr=request.csr, reason=refusal.message, now=now)
             raise
+
+    def note_malformed(self, secret: bytes, *, csr: str, reason: str) -> None:
+        """Leave the trace of a request that is not even in the agreed form, if it came with an invitation that is known.
+
+        Args:
+            secret: of the invitation.
+            csr: as it came; its key is noted if it can be read.
+            reason: why it is refused, in one sentence without what was sent.
+        """
+        kept = self._shown(secret)
+        if kept is not None:
+            self._note_refusal(kept, csr=csr, reason=reason, now=self._now())
+
+    def _shown(self, secret: bytes) -> KeptInvitation | None:
+        """Return the invitation whose secret this is, or None."""
+        shown = Invitation(address="", bundle_sha256="", secret=secret)
+        kept = self.invitations.find(shown.id)
+        return kept if kept is not None and kept.knows_secret(shown.secret_hash()) else None
 
     def _answer(self, invitation: str, request: JoinRequest, *, now: datetime) -> Issued | Awaited:
         kept = self.invitations.find(invitation)
@@ -179,20 +196,18 @@ class Enrolment:
                     subject=kept.member,
                     now=now,
                     actor=f"member:{kept.member}",
-                    detail=_fingerprint(request),
+                    detail=_fingerprint(request.csr),
                 )
             return Awaited()
         return self._admit(kept, request, now=now, actor=f"member:{kept.member}")
 
-    def _note_refusal(
-        self, kept: KeptInvitation, request: JoinRequest, *, reason: str, now: datetime
-    ) -> None:
+    def _note_refusal(self, kept: KeptInvitation, *, csr: str, reason: str, now: datetime) -> None:
         """Leave a trace of who holds an invitation and is not let in: it may have been stolen, on either side of its use."""
         actor = f"invitation:{kept.id}"
         with self._database.transaction():
             if self._audit.count("member.refused", actor=actor) >= MOST_REFUSALS_NOTED:
                 return  # whoever holds it could fill the disk
-            detail = f"{reason} It came with the key {_fingerprint(request)}."
+            detail = f"{reason} It came with the key {_fingerprint(csr)}."
             self._audit.record("member.refused", subject=kept.member, now=now, actor=actor, detail=detail)
         log.warning("an invitation for %s was refused. %s", kept.member, detail)
 
@@ -297,9 +312,9 @@ def is_awaiting(invitation: KeptInvitation, *, now: datetime) -> bool:
     return is_pending(invitation) and now < invitation.expires_at
 
 
-def _fingerprint(request: JoinRequest) -> str:
+def _fingerprint(csr: str) -> str:
     try:
-        return key_fingerprint(public_pem(key_of_request(request.csr.encode())))
+        return key_fingerprint(public_pem(key_of_request(csr.encode())))
     except PeerError:
         return "that cannot be read"
 

@@ -108,10 +108,14 @@ class EnrolmentService(wire_grpc.EnrollmentServiceServicer):
                 size_class=request.size_class,
             )
         except ValidationError as error:
-            raise PeerError(
-                f"The request is not in the agreed form: {describe(error)}",
+            refusal = PeerError(
+                f"The request is not in the agreed form: {describe(error)}.",
                 hint="Join with the installed ringfence.",
-            ) from error
+            )
+            await asyncio.to_thread(
+                self._enrolment.note_malformed, request.secret, csr=request.csr, reason=refusal.message
+            )
+            raise refusal from error
         outcome = await asyncio.to_thread(self._enrolment.enrol, request.secret, asked)
         if isinstance(outcome, Issued):
             issued = wire.IssuedCertificate(member=outcome.member, certificate_chain=outcome.certificate)

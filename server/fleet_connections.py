@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,7 @@ MOST_CONNECTIONS = 16
 MOST_HEAD_BYTES = 64 << 10
 """Bytes of a request that are not its body: its head, and what frames a body that comes in pieces. An agent's head is under 1 KiB."""
 _CERTIFICATE = "ringfence.peer_certificate"
+_ABORT = "ringfence.abort_connection"
 _LOG = logging.getLogger("ringfence.gateway")
 _ORDER = itertools.count()
 
@@ -49,6 +51,7 @@ class PeerCertificateProtocol(HttpToolsProtocol):
 
         async def with_certificate(scope: Scope, receive: Receive, send: Send) -> None:
             scope[_CERTIFICATE] = certificate
+            scope[_ABORT] = transport.abort
             await inner(scope, receive, send)
 
         self.app = with_certificate
@@ -91,6 +94,17 @@ def mutual_tls(*, certificate_file: Path, key_file: Path, ca_file: Path) -> ssl.
     context.load_verify_locations(ca_file)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def end_connection(scope: Scope) -> None:
+    """End a request's connection at once, after its last answer was sent.
+
+    Where a connection is only closed, TLS waits up to half a minute for the other side to agree, and reads and throws away
+    whatever that sends meanwhile.
+    """
+    abort: Callable[[], None] | None = scope.get(_ABORT)
+    if abort is not None:
+        abort()
 
 
 def certificate_key(scope: Scope) -> bytes | None:

@@ -9,7 +9,9 @@ are. The gateway is the only listener that members reach. It
 4. limits a member's connections, its rate, the requests that it has open and the bytes of them that are kept;
 5. holds a question for work, if the member asks for that, until there is some: one for each member.
 
-Each refusal is one line of log with the member and the reason, and an HTTP status without detail.
+Each refusal is an HTTP status without detail and one line of log with the member and the reason; over its rate, a member
+gets one line a minute. One that is answered before all of its request came, or without a certificate that still holds, ends the
+connection: what is refused must cost whoever sends it more than whoever refuses it.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from collections.abc import Callable
 
 from ringfence.model.errors import PeerError, StorageError
 from ringfence.model.fleet_waiting import LONGEST_WAIT_S, WAIT_HEADER
-from ringfence.server.fleet_connections import certificate_key
-from ringfence.server.fleet_intake import Intake, OpenRequest, RefusedError
+from ringfence.server.fleet_connections import certificate_key, end_connection
+from ringfence.server.fleet_intake import Incoming, Intake, OpenRequest, RefusedError
 from ringfence.server.fleet_metrics import MEMBER
 from ringfence.server.flower_adapter import (
     PUBLIC_KEY_HEADER,
@@ -67,6 +69,8 @@ _SERVER_APP_PULL = "/v1/runtime/pull-messages"
 _SERVER_APP_WAIT_S = 0.5
 """Short: between two questions for answers the server app looks whether it was stopped and who is connected."""
 _MAX_PRIVATE_BODY_BYTES = 512 << 20
+_TOLD_EVERY_S = 60.0
+"""Seconds between two lines of log about one certificate's key whose requests come too often."""
 
 log = logging.getLogger("ringfence.gateway")
 
@@ -96,6 +100,7 @@ class FleetGateway:
         self._members = MemberLookup(member_of)
         self._intake = intake or Intake()
         self._rate_limit = rate_limit or RateLimit()
+        self._told = RateLimit(per_second=1 / _TOLD_EVERY_S, burst=1.0)
         self._names: dict[bytes, str] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,23 +108,27 @@ class FleetGateway:
         if scope["type"] != "http":
             return
         key = certificate_key(scope)
+        incoming = Incoming(scope, receive)
         try:
             if key is None:
-                raise RefusedError(403, "the certificate is not an active member's")
+                raise RefusedError(403, "the certificate does not hold, or no more")
             # First of all, so that neither looks at the database nor refusals nor their log lines are free.
-            if not self._rate_limit.allows(key, now=time.monotonic()):
-                raise RefusedError(429, "too many requests")
+            now = time.monotonic()
+            if not self._rate_limit.allows(key, now=now):
+                raise RefusedError(429, "too many requests", is_told=self._told.allows(key, now=now))
             with self._intake.request(key) as request:
-                await self._admit(request, key, scope, receive, send)
+                await self._admit(request, key, scope, incoming, send)
         except StorageError:
-            await _answer(send, 503)  # said once in the log, as the trouble began
+            await _answer(scope, send, 503, incoming=incoming)  # said once in the log, as the trouble began
         except RefusedError as refusal:
-            name = self._names.get(key, "unknown") if key is not None else "unknown"
-            log.warning("refused %s: %s", name, refusal.reason)
-            await _answer(send, refusal.status, ends_connection=refusal.ends_connection)
+            if refusal.is_told:
+                name = self._names.get(key, "unknown") if key is not None else "unknown"
+                log.warning("refused %s: %s", name, refusal.reason)
+            # Without a certificate that holds there is no rate: its one request more would be free as well.
+            await _answer(scope, send, refusal.status, incoming=incoming, ends_connection=key is None)
 
     async def _admit(
-        self, request: OpenRequest, key: bytes, scope: Scope, receive: Receive, send: Send
+        self, request: OpenRequest, key: bytes, scope: Scope, receive: Incoming, send: Send
     ) -> None:
         member = await self._members.find(key)
         if member is None:
@@ -128,7 +137,8 @@ class FleetGateway:
         scope[MEMBER] = self._names[key] = member
         path = scope["path"]
         if (scope["method"], path) == ("GET", "/"):
-            return await _answer(send, 404)  # a member's doctor looks who answers here; nothing is amiss
+            # A member's doctor looks who answers here; nothing is amiss.
+            return await _answer(scope, send, 404, incoming=receive)
         if scope["method"] != "POST" or path not in ALLOWED_PATHS:
             raise RefusedError(404, "a path that members may not call")
         if not _node_key_is(scope, key):
@@ -186,6 +196,7 @@ class PrivateRoutes:
         if scope["type"] != "http":
             return await self._application(scope, receive, send)
         path = scope["path"]
+        incoming = Incoming(scope, receive)
         try:
             if not path.startswith(PRIVATE_PREFIXES):
                 raise RefusedError(404, "a path that is not served here")
@@ -194,7 +205,7 @@ class PrivateRoutes:
             caller = tuple(scope.get("client") or ())
             with self._intake.request(caller) as request:
                 # A server app asks for the answers of a whole cohort at once.
-                body = await request.body(scope, receive, is_update=True)
+                body = await request.body(scope, incoming, is_update=True)
                 if path != _SERVER_APP_PULL:
                     return await self._held.push(scope, body, receive, send)
                 return await self._held.pull(
@@ -208,7 +219,7 @@ class PrivateRoutes:
                 )
         except RefusedError as refusal:
             log.warning("refused loopback: %s", refusal.reason)
-            return await _answer(send, refusal.status, ends_connection=refusal.ends_connection)
+            return await _answer(scope, send, refusal.status, incoming=incoming)
 
     def close(self) -> None:
         """Answer every question that is held, and hold no more: the service is about to stop."""
@@ -244,7 +255,13 @@ def _wait_s(scope: Scope) -> float:
     return min(asked, LONGEST_WAIT_S) if asked > 0 else 0.0
 
 
-async def _answer(send: Send, status: int, *, ends_connection: bool = False) -> None:
-    headers = [(b"content-length", b"0"), *([(b"connection", b"close")] if ends_connection else [])]
+async def _answer(
+    scope: Scope, send: Send, status: int, *, incoming: Incoming, ends_connection: bool = False
+) -> None:
+    """Answer without content; end the connection as well where some of the request may still be on its way."""
+    ends = ends_connection or not incoming.is_whole
+    headers = [(b"content-length", b"0"), *([(b"connection", b"close")] if ends else [])]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
+    if ends:
+        end_connection(scope)

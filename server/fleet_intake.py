@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ringfence.server.held_pulls import Receive, Scope
+from ringfence.server.held_pulls import Message, Receive, Scope
 
 MOST_OPEN_REQUESTS = 8
 """Requests of one caller at a time, held questions included. An agent has two."""
@@ -31,14 +31,37 @@ class RefusedError(Exception):
     Attributes:
         status: of the HTTP answer.
         reason: for the log.
-        ends_connection: the rest of the request must not be waited for.
+        is_told: it gets a line of the log.
     """
 
-    def __init__(self, status: int, reason: str, *, ends_connection: bool = False) -> None:
+    def __init__(self, status: int, reason: str, *, is_told: bool = True) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
-        self.ends_connection = ends_connection
+        self.is_told = is_told
+
+
+class Incoming:
+    """A request's ``receive``, which knows whether all of the request came.
+
+    A request that is answered earlier must end its connection: the server would take in, and throw away, however much of a body
+    still follows.
+
+    Args:
+        scope: of the request.
+        receive: as ASGI has it.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._receive = receive
+        self.is_whole = not _announces_body(scope)
+
+    async def __call__(self) -> Message:
+        """Return what comes next."""
+        message = await self._receive()
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.is_whole = True
+        return message
 
 
 @dataclass(slots=True)
@@ -143,7 +166,7 @@ class OpenRequest:
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
-                        raise RefusedError(400, "the request broke off", ends_connection=True)
+                        raise RefusedError(400, "the request broke off")
                     part = message.get("body", b"")
                     if len(content) + len(part) > limit:
                         raise RefusedError(413, "the request is too large")
@@ -156,7 +179,14 @@ class OpenRequest:
                     slowest = began_at + intake.stall_s + len(content) / SLOWEST_BYTES_PER_S
                     patience.reschedule(min(loop.time() + intake.stall_s, slowest))
         except TimeoutError as error:
-            raise RefusedError(408, "the request did not come in time", ends_connection=True) from error
+            raise RefusedError(408, "the request did not come in time") from error
+
+
+def _announces_body(scope: Scope) -> bool:
+    """Return whether a request says that a body follows its head: with a length, or in pieces without one."""
+    return _announced_bytes(scope) != 0 or any(
+        name.lower() == b"transfer-encoding" for name, _ in scope["headers"]
+    )
 
 
 def _announced_bytes(scope: Scope) -> int:

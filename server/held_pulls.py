@@ -153,7 +153,8 @@ class HeldPulls:
             await asyncio.wait({told, released, gone}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             if not told.done() or released.done() or gone.done() or not await may_ask_again():
                 return False
-            return not gone.done()
+            # Both once more: while that was awaited, a newer question of the same holder may have taken this one's place.
+            return not (gone.done() or released.done())
         finally:
             if self._held.get(holder) is released:
                 del self._held[holder]

@@ -11,7 +11,7 @@ from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError
 from ringfence.server.flower_adapter import FlowerControl
 from ringfence.server.members import Member, MemberRegistry
 from ringfence.server.run_launch import Launcher
-from ringfence.server.run_store import Run, event_now
+from ringfence.server.run_store import Run
 
 log = logging.getLogger("ringfence.coordinator")
 _MAX_RESTARTS = 5
@@ -123,12 +123,12 @@ class RunKeeper:
         tries = tries + 1 if at == reached else 1  # progress since the last restart clears the count
         if tries > _MAX_RESTARTS:
             reason = f"It stopped {_MAX_RESTARTS} times after round {reached - 1}."
-            if self.launcher.give_up(run, reason=reason):
-                run.add_event(event_now("failed", detail=reason))
+            self.launcher.give_up(run, reason=reason)
             return
         log.warning("run %s has nobody at work on it: starting it again from round %d", run.name, reached - 1)
         try:
-            self.launcher.start(run)
+            # Since it was looked at, an operator may have stopped it: starting it then would be resuming it.
+            self.launcher.start(run, expected="running")
         except (ConnectionFailedError, StorageError):
             raise  # the coordinator's own trouble is no fault of the run, and counts for nothing
         except (ConfigError, PeerError) as error:

@@ -66,7 +66,7 @@ def initialise_coordinator(home: CoordinatorHome, *, settings: CoordinatorSettin
 def _make(scratch: CoordinatorHome, *, settings: CoordinatorSettings, now: datetime) -> None:
     scratch.create()
     authority = create_certificate_authority(scratch, federation=settings.federation, now=now)
-    write_server_certificate(scratch, authority=authority, names=settings.server_names, now=now)
+    write_server_certificate(scratch, authority=authority, names=settings.certified_names, now=now)
     create_signing_keys(scratch)
     if settings.database_url_file is None:
         create_database(scratch, settings=settings).close()

@@ -10,6 +10,7 @@ The governance key is not replaced here: it is one of several, and never enough 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ from ringfence.server.signing_keys import (
     newest_keys,
     next_key_file,
     replace_plan_key,
+    require_none_waits,
 )
 
 ROTATABLE: tuple[KeyName, ...] = (*ROTATED_WITH_MEMBERS, "plan")
@@ -88,7 +90,7 @@ def own_keys(home: CoordinatorHome) -> tuple[OwnKey, ...]:
 def begin_rotation(
     home: CoordinatorHome, *, names: Sequence[KeyName], database: Database, now: datetime
 ) -> None:
-    """Make new keys of the release repository, which wait for the members.
+    """Make new keys of the release repository, which wait for the members: all that were asked for, or none.
 
     Args:
         home: the coordinator's folder.
@@ -99,11 +101,18 @@ def begin_rotation(
     Raises:
         ConfigError: one waits already, or the folder cannot be written. The operator's to decide.
     """
-    for name in names:
-        key = make_next_key(home, name=name)
-        AuditEvents(database).record(
-            "keys.rotate", subject=name, now=now, detail=key_fingerprint(public_pem(key.public_key()))
-        )
+    with contextlib.ExitStack() as undo:
+        # One turn at the database, so that of two operators the later one finds the earlier one's keys.
+        with database.transaction():
+            for name in names:
+                require_none_waits(home, name=name)
+            for name in names:
+                key = make_next_key(home, name=name)
+                undo.callback(next_key_file(home, name=name).unlink, missing_ok=True)
+                AuditEvents(database).record(
+                    "keys.rotate", subject=name, now=now, detail=key_fingerprint(public_pem(key.public_key()))
+                )
+        undo.pop_all()
 
 
 def rotate_plan_key(

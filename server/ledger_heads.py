@@ -54,14 +54,16 @@ class LedgerHeads:
             connection.execute(ledger_heads.delete().where(ledger_heads.c.member == member))
             connection.execute(ledger_heads.insert().values(member=member, signed_head=signed_head))
 
-    def head(self, member: str) -> LedgerHead | None:
-        """Return the newest head that is kept for a member, or None. Its signature was checked when it was kept.
+    def vouched(self, member: str) -> tuple[LedgerHead, bytes] | None:
+        """Return the newest head of a member and its signed form, or None unless the member's present key signed it.
 
-        Raises:
-            PeerError: the row does not hold a head. The operator's to restore.
+        Whoever checks a receipt has that key alone: under a former one, a true head would look like a forged one.
         """
         kept = self.newest(member)
-        return read_unverified_head(kept) if kept else None
+        try:
+            return (self._read(member, kept), kept) if kept else None
+        except PeerError:
+            return None
 
     def _read(self, member: str, signed_head: bytes) -> LedgerHead:
         key = serialization.load_pem_public_key(self._registry.get(member).identity_public_key.encode())

@@ -50,7 +50,7 @@ class ListenersRenewal:
             log.error("the listeners' certificate was not renewed: %s %s", error.message, error.hint)
 
     def _renew(self, now: datetime) -> None:
-        names = self.settings.server_names
+        names = self.settings.certified_names
         authority = load_certificate_authority(self.home, federation=self.settings.federation)
         if authority.certificate.not_valid_after_utc - now < INTERMEDIATE_SOON:
             log.warning(

@@ -90,6 +90,21 @@ def load_signers(
     )
 
 
+def unentitled_keys(signers: CoordinatorSigners, *, present: RepositoryState) -> tuple[KeyName, ...]:
+    """Return the names of the keys that the published state does not name: nobody would believe what they sign."""
+    root, targets = present.root.signed, present.targets.signed
+    pairs: tuple[tuple[KeyName, CryptoSigner, Root | Targets], ...] = (
+        ("candidate", signers.candidate, targets),
+        ("snapshot", signers.snapshot, root),
+        ("timestamp", signers.timestamp, root),
+    )
+    return tuple(
+        name
+        for name, signer, delegator in pairs
+        if signer.public_key.keyid not in delegator.get_delegated_role(name).keyids
+    )
+
+
 def settle_keys(home: CoordinatorHome, *, published: RepositoryState) -> tuple[KeyName, ...]:
     """Let keys that waited, and that the published state names, take the place of those before; return their names.
 

@@ -51,7 +51,8 @@ class Restored:
     Attributes:
         manifest: of the backup.
         set_aside: where the folder that was there before lies now, or None.
-        missing_keys: private keys that neither the backup nor the former folder had.
+        missing_keys: private keys that neither the backup nor the former folder had, or of which the former folder had later
+            ones, which the root of trust in the backup does not name.
         cancelled_invitations: how many were open.
     """
 

@@ -14,7 +14,7 @@ from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import CoordinatorSettings
 from ringfence.server.fleet_service import ensure_secrets, read_private_address
 from ringfence.server.flower_adapter import FlowerControl
-from ringfence.server.run_store import Run, RunStore, SignedPlan, event_now
+from ringfence.server.run_store import Run, RunStore, SignedPlan, Status, event_now
 from ringfence.server.signing_keys import load_coordinator_key
 
 _LAST_WORDS_S = 5.0
@@ -71,7 +71,13 @@ class Launcher:
         try:
             self.start(run)
         except RingfenceError as error:
-            run.update(status="failed", reason=error.message)
+            # While it is as it was made: an operator may have stopped it meanwhile.
+            run.update_while(
+                "created",
+                status="failed",
+                reason=error.message,
+                event=event_now("failed", detail=error.message),
+            )
             raise
         return run
 
@@ -125,14 +131,21 @@ class Launcher:
             initial=ARCHITECTURES[training.architecture].initial(features),
         )
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Run, *, expected: Status | None = None) -> None:
         """Have Flower start the server app for a run, from its latest checkpoint.
+
+        Args:
+            run: which.
+            expected: the status for which the caller decided to start it; with another one by now, nothing is done: somebody
+                decided otherwise. None for whoever decides about the run as it is.
 
         Raises:
             ConfigError: the run is at work, or has ended well.
             ConnectionFailedError: the fleet service does not run.
         """
         record = run.record()
+        if expected is not None and record.status != expected:
+            return
         if record.status == "stopped":
             self._wait_for_the_last_worker(run)
         if run.has_worker():
@@ -148,9 +161,8 @@ class Launcher:
                 control.stop_run(record.flower_run_id)
         # Before Flower is asked: a server app that finds its run in an end state would end at once. An operator may decide
         # otherwise between any two of these lines, from another process: what was decided last holds.
-        if not run.update_while(record.status, status="running", reason=""):
+        if not run.update_while(record.status, status="running", reason="", event=event_now("started")):
             return
-        run.add_event(event_now("started"))
         try:
             flower_run_id = control.start_run(run.name)
         except RingfenceError:
@@ -165,16 +177,19 @@ class Launcher:
         Raises:
             ConfigError: it has ended already.
         """
-        record = run.record()
-        if record.status not in ("created", "running"):
-            raise ConfigError(
-                f"The run {run.name} has ended: {record.status}.", hint="Nothing is to be done."
-            )
-        # What decides is the record: whoever works on the run reads it and ends, also when Flower cannot be told.
-        run.update(status="stopped")
-        if record.flower_run_id is not None:
+        while True:
+            record = run.record()
+            if record.status not in ("created", "running"):
+                raise ConfigError(
+                    f"The run {run.name} has ended: {record.status}.", hint="Nothing is to be done."
+                )
+            # What decides is the record: whoever works on the run reads it and ends, also when Flower cannot be told.
+            if run.update_while(record.status, status="stopped", event=event_now("stopped")):
+                break  # else it was started, or ended, between the two: it is looked at anew
+        flower_run_id = run.record().flower_run_id
+        if flower_run_id is not None:
             with contextlib.suppress(PeerError):
-                self.control().stop_run(record.flower_run_id)
+                self.control().stop_run(flower_run_id)
 
     @staticmethod
     def _wait_for_the_last_worker(run: Run) -> None:
@@ -185,7 +200,8 @@ class Launcher:
 
     def give_up(self, run: Run, *, reason: str) -> bool:
         """Note that a run failed, and keep Flower from starting somebody for it after all; return whether it was running."""
-        if not run.update_while("running", status="failed", reason=reason):
+        failed = event_now("failed", detail=reason)
+        if not run.update_while("running", status="failed", reason=reason, event=failed):
             return False
         flower_run_id = run.record().flower_run_id
         if flower_run_id is not None:

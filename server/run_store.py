@@ -149,15 +149,23 @@ class Run:
         with self._database.transaction() as connection:
             return self._write(connection, changes)
 
-    def update_while(self, status: str, /, **changes: object) -> bool:
+    def update_while(self, status: str, /, *, event: RunEvent | None = None, **changes: object) -> bool:
         """Change the record if its status is still ``status``; return whether it was.
 
-        Looking and changing are one transaction: what an operator decided meanwhile is not overwritten.
+        Looking and changing are one transaction: what an operator decided meanwhile is not overwritten. So is the line of
+        history: whoever reads an end state, and then the history, finds there how it came to be.
+
+        Args:
+            status: that the record must have.
+            event: the line of history for the change, kept only with it.
+            changes: of the record.
         """
         with self._database.transaction() as connection:
             still = self.record().status == status
             if still:
                 self._write(connection, changes)
+                if event is not None:
+                    self.add_event(event)
         return still
 
     def _write(self, connection: Connection, changes: Mapping[str, object]) -> RunRecord:

@@ -38,7 +38,12 @@ def install_service(
     require_access(
         account,
         folder=located.root,
-        files=[located.settings_file, located.intermediate_file, *sorted(located.keys.glob("*.key"))],
+        files=[
+            located.settings_file,
+            located.intermediate_file,
+            located.server_key_file,
+            *sorted(located.keys.rglob("*.key")),  # with those that wait to take another's place
+        ],
     )
     place_unit(
         unit_text(coordinator_unit(located, user=account)),

@@ -67,17 +67,26 @@ def make_next_key(home: CoordinatorHome, *, name: KeyName) -> Ed25519PrivateKey:
     Raises:
         ConfigError: one waits already, or the folder cannot be written. The operator's to decide.
     """
+    require_none_waits(home, name=name)
     file = next_key_file(home, name=name)
-    if file.exists():
-        raise ConfigError(
-            f"A new {name} key waits already.",
-            hint="Have the members agree on it: ringfence-coordinator trust draft --replace",
-        )
     try:
         file.parent.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"Cannot make {file.parent}: {error.strerror}", hint="Check the folder.") from error
     return make_signing_key(file)
+
+
+def require_none_waits(home: CoordinatorHome, *, name: KeyName) -> None:
+    """Refuse where a key waits to take the place of the present one.
+
+    Raises:
+        ConfigError: one does. The operator's to decide.
+    """
+    if next_key_file(home, name=name).exists():
+        raise ConfigError(
+            f"A new {name} key waits already.",
+            hint="Have the members agree on it: ringfence-coordinator trust draft --replace",
+        )
 
 
 def newest_keys(home: CoordinatorHome, *, name: KeyName) -> tuple[Ed25519PrivateKey, ...]:

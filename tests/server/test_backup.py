@@ -21,6 +21,7 @@ from trust_harness import TrustFederation, make_trust_federation, prepare_trust_
 
 from ringfence.model.console import run_application
 from ringfence.model.errors import RollbackError, StorageError
+from ringfence.model.trust_chain import check_role
 from ringfence.server import backup, publication_gap, restore
 from ringfence.server.artifacts import ArtifactStore
 from ringfence.server.audit_events import AuditEvents
@@ -31,9 +32,11 @@ from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.coordinator_settings import load_coordinator_settings
 from ringfence.server.database import Database
 from ringfence.server.database_copy import copy_rows
+from ringfence.server.key_rotation import begin_rotation
 from ringfence.server.members import MemberRegistry
 from ringfence.server.run_store import RunStore, SignedPlan, event_now
 from ringfence.server.serving_claim import serve_alone
+from ringfence.server.signing_keys import KeyName
 from ringfence.server.tables import audit_events, invitations, properties
 
 SIGNED = SignedPlan(plan=table_plan(), signature=bytes(range(64)))
@@ -355,6 +358,32 @@ def test_members_follow_a_restored_coordinator_although_they_saw_later_timestamp
     monkeypatch.undo()
     catch_up_after_restore()
     made.release("1.0.0")
+
+
+def test_a_restored_coordinator_publishes_nothing_that_its_own_root_does_not_believe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The backup has no keys and names those of before; the folder has those that have taken their place since."""
+    made = make_trust_federation(tmp_path / "federation")
+    file = back_up(made, tmp_path / "backup.tar")
+    old = made.trust.repository.read()
+    names: list[KeyName] = ["snapshot", "timestamp"]
+    begin_rotation(made.home, names=names, database=open_database(made.home), now=made.clock[0])
+    made.catch_up("acme", "beta")
+    draft = made.trust.draft_trust(made.active, replace=True)
+    made.sign(draft, "acme", "beta")
+    made.trust.publish(draft.id)
+
+    capsys.readouterr()
+    assert coordinate(made.home, "restore", file, "--replace", "--json") == 0
+    answered, said = capsys.readouterr()
+    assert json.loads(answered)["data"]["missing_keys"] == ["keys/snapshot.key", "keys/timestamp.key"]
+    assert "keys/timestamp.key is missing, or another" in said
+    restored = made.trust.repository.read()
+    assert restored.timestamp.to_bytes() == old.timestamp.to_bytes(), (
+        "a later one would be signed by another key"
+    )
+    check_role(restored.root.signed, role="timestamp", metadata=restored.timestamp)
 
 
 def test_the_form_of_the_database_is_shown_and_upgraded(

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -33,6 +34,8 @@ from ringfence.model.errors import (
 from ringfence.model.invitation import Invitation
 from ringfence.model.joining import JoinRequest
 from ringfence.model.key_files import key_fingerprint, load_transport_key, public_pem
+from ringfence.model.wire import enrollment_service_pb2 as wire
+from ringfence.model.wire.enrollment_service_pb2_grpc import EnrollmentServiceStub
 from ringfence.server.audit_events import AuditEvents
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.enrolment import MOST_REFUSALS_NOTED, Awaited, Issued
@@ -188,6 +191,61 @@ def test_traces_of_one_invitation_are_few_however_often_it_is_shown_and_a_wrong_
         with pytest.raises(ConnectionFailedError):
             desk.enrolment.enrol(secret, request)
     assert len(refusals(desk, "filled")) == MOST_REFUSALS_NOTED
+
+
+def test_an_invitation_that_comes_with_keys_that_are_refused_leaves_a_trace_as_well(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.join(desk.invite("keyholder"), folder="keyholder")
+    owners = make_request(desk.folder("keyholder"))
+    invitation = desk.invite("borrower")
+    own = make_request(desk.folder("borrower"))
+    for request, word in ((owners, "another member's"), (with_garbage(own), "that cannot be read")):
+        before = len(refusals(desk, "borrower"))
+        with pytest.raises(PeerError):
+            desk.enrolment.enrol(invitation.secret, request)
+        assert len(refusals(desk, "borrower")) == before + 1
+        assert word in refusals(desk, "borrower")[-1]
+        assert word in caplog.text
+    assert key_fingerprint(desk.enrolment.members.get("keyholder").certificate_public_key) in caplog.text
+    for _ in range(MOST_REFUSALS_NOTED + 3):
+        with pytest.raises(PeerError):
+            desk.enrolment.enrol(invitation.secret, owners)
+    assert len(refusals(desk, "borrower")) == MOST_REFUSALS_NOTED
+    assert isinstance(desk.enrolment.enrol(invitation.secret, own), Issued), "the invitation stays good"
+
+
+def test_an_invitation_that_comes_with_what_is_no_request_leaves_a_trace_without_what_was_sent(
+    desk: Desk,
+) -> None:
+    invitation = desk.invite("formless")
+    home = desk.folder("formless")
+    asked = make_request(home)
+    credentials = grpc.ssl_channel_credentials(desk.home.ca_file.read_bytes())
+
+    def enrol(secret: bytes) -> None:
+        with grpc.secure_channel(desk.running.enrolment_address, credentials) as channel:
+            stub = EnrollmentServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.Enroll(
+                    wire.EnrollRequest(
+                        secret=secret,
+                        csr=asked.csr,
+                        approval_public_key="planted-words" * 2000,
+                        identity_public_key=asked.identity_public_key,
+                        size_class=3,
+                    ),
+                    timeout=60,
+                )
+            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+    enrol(os.urandom(20))
+    assert refusals(desk, "formless") == []
+    enrol(invitation.secret)
+    (detail,) = refusals(desk, "formless")
+    assert "not in the agreed form" in detail
+    assert key_fingerprint(public_pem(load_transport_key(home.key_file).public_key())) in detail
+    assert "planted-words" not in detail
 
 
 def test_an_answer_is_not_repeated_to_a_member_that_was_suspended_meanwhile(desk: Desk) -> None:

@@ -65,7 +65,12 @@ class Table:
         return {"type": "http.disconnect"}
 
     async def pull(
-        self, holder: str = "acme", *, wait_s: float = LONG_S, may: bool = True
+        self,
+        holder: str = "acme",
+        *,
+        wait_s: float = LONG_S,
+        may: bool = True,
+        looks: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[int, bytes]:
         sent: list[Any] = []
 
@@ -73,6 +78,8 @@ class Table:
             sent.append(message)
 
         async def may_ask_again() -> bool:
+            if looks is not None:
+                await looks()
             return may
 
         await self.held.pull(
@@ -202,6 +209,41 @@ def test_of_each_member_one_question_is_held_and_the_newer_ends_the_older() -> N
         table.link.ready = WORK
         table.mail.announce(ACME, missing=())
         assert await newer == (200, WORK)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("happens", ["asked again", "gone"])
+def test_a_question_that_is_over_while_its_member_is_looked_up_takes_no_message(happens: str) -> None:
+    """The database answers when it can. Flower hands a message out once, and the older question's asker has left."""
+
+    async def scene(table: Table) -> None:
+        looking, found = asyncio.Event(), asyncio.Event()
+
+        async def looks() -> None:
+            looking.set()
+            await found.wait()
+
+        older = asyncio.create_task(table.pull(looks=looks))
+        await table.is_held()
+        table.link.ready = WORK
+        table.mail.announce(ACME, missing=())
+        await looking.wait()
+        if happens == "gone":
+            table.gone.set()
+            await asyncio.sleep(0)
+        else:
+            # Flower is asked at once for the newer one, and has nothing yet: the message is not whole.
+            table.link.ready = b""
+            newer = asyncio.create_task(table.pull())
+            await table.is_held()
+            table.link.ready = WORK
+        found.set()
+        assert await older == (200, b"")
+        assert table.link.ready == WORK
+        if happens == "asked again":
+            table.mail.announce(ACME, missing=())
+            assert await newer == (200, WORK)
 
     play(scene)
 

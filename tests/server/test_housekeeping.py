@@ -217,6 +217,7 @@ def test_a_run_that_dies_again_and_again_at_one_round_fails_and_nobody_is_left_t
     assert run.record().status == "failed"
     assert "after round 0" in run.record().reason
     assert control.stopped[-1] == run.record().flower_run_id
+    assert [event.event for event in run.events()][-2:] == ["started", "failed"]
 
 
 def test_a_run_that_cannot_be_read_does_not_keep_the_others_from_being_looked_after(
@@ -287,6 +288,30 @@ def test_a_run_that_is_stopped_before_it_is_started_again_is_not_started(
     keeper.launcher.start(run)
     assert control.started == []
     assert run.record().status == "stopped"
+
+
+@pytest.mark.parametrize("reads", [(Run, "history"), (FakeControl, "run_state")], ids=lambda value: value[1])
+def test_a_run_that_is_stopped_while_it_is_looked_at_stays_stopped(
+    keeper: RunKeeper,
+    control: FakeControl,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    reads: tuple[type, str],
+) -> None:
+    """Looking takes a while: every checkpoint is read, and Flower is asked. Starting a stopped run would resume it."""
+    kind, name = reads
+    read = getattr(kind, name)
+
+    def stopped_meanwhile(*given: object) -> object:
+        if run.record().status == "running":
+            keeper.launcher.stop(run)
+        return read(*given)
+
+    control.state = FINISHED
+    monkeypatch.setattr(kind, name, stopped_meanwhile)
+    ticks(keeper, 3 * TICKS_OF_PATIENCE)
+    assert run.record().status == "stopped"
+    assert control.started == []
 
 
 def test_a_run_that_is_stopped_is_not_given_up(keeper: RunKeeper, run: Run) -> None:

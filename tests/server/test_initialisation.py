@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from databases import KINDS, empty_database_url, write_database_url
 from federation_harness import coordinator_command
 
 from ringfence.model.console import run_application
 from ringfence.model.errors import ConfigError
+from ringfence.server.certificate_authority import server_certificate_is_due
 from ringfence.server.command_line import application
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.coordinator_home import CoordinatorHome
-from ringfence.server.coordinator_settings import CoordinatorSettings, load_coordinator_settings
+from ringfence.server.coordinator_settings import (
+    CoordinatorSettings,
+    load_coordinator_settings,
+    unreachable_listeners,
+)
 from ringfence.server.enrolment import Enrolment
 from ringfence.server.initialisation import initialise_coordinator
-from ringfence.server.signing_keys import load_coordinator_key
+from ringfence.server.signing_keys import load_coordinator_key, make_next_key
 
 ADDRESSES = ("fleet", "release", "enrolment")
 EVERYWHERE = [
@@ -117,6 +125,52 @@ def test_addresses_that_no_member_could_use_are_refused_with_what_to_say(
     assert "Members cannot reach" in str(answer["message"])
     assert "--server-name" in str(answer["hint"])
     assert not home.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("[2001:db8::1]", "2001:db8:0::1"),
+        ("[2001:DB8::1]", "2001:db8::1"),
+        ("[::ffff:192.0.2.7]", "::ffff:c000:207"),
+        ("Fleet.Example.org", "fleet.example.ORG"),
+    ],
+)
+def test_a_name_is_the_same_name_however_it_is_written(host: str, name: str) -> None:
+    addresses = {f"{kind}_address": f"{host}:7000" for kind in ADDRESSES}
+    settings = CoordinatorSettings(federation="example", server_names=(name,), **addresses)
+    assert unreachable_listeners(settings) == {}
+    other = settings.model_copy(update={"server_names": ("other.example.org", "2001:db8::2")})
+    assert set(unreachable_listeners(other)) == set(ADDRESSES)
+
+
+def test_whoever_listens_on_loopback_is_not_asked_about_and_can_be_reached_there(
+    home: CoordinatorHome,
+) -> None:
+    addresses = dict(
+        zip(
+            (f"{kind}_address" for kind in ADDRESSES),
+            ("localhost:1", "127.0.0.2:2", "[::1]:3"),
+            strict=True,
+        )
+    )
+    settings = CoordinatorSettings(federation="example", server_names=("fleet.example.org",), **addresses)
+    assert unreachable_listeners(settings) == {}
+    initialise_coordinator(home, settings=settings, now=datetime.now(UTC))
+    certificate = x509.load_pem_x509_certificate(home.server_certificate_file.read_bytes())
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert {str(name.value) for name in named} == {
+        "fleet.example.org",
+        "localhost",
+        "127.0.0.1",
+        "127.0.0.2",
+        "::1",
+    }
+    assert not server_certificate_is_due(home, names=settings.certified_names, now=datetime.now(UTC))
+    elsewhere = settings.model_copy(update={"fleet_public_address": "other.example.org:443"})
+    assert set(unreachable_listeners(elsewhere)) == {"fleet"}, (
+        "who is given another address is asked about it"
+    )
 
 
 def test_settings_that_were_edited_to_such_addresses_invite_nobody(
@@ -224,6 +278,29 @@ def test_no_service_is_installed_for_an_account_that_cannot_use_the_folder(
     assert code == 4
     assert "daemon may not" in str(answer["message"])
     assert typed(home, ["install-service", "--print"], capsys)[0] == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the folder must be another account's")
+@pytest.mark.parametrize("key", ["keys/plan.key", "keys/next/timestamp.key", "pki/server.key"])
+def test_no_service_is_installed_for_an_account_that_cannot_read_one_of_the_keys(
+    key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as one that was made by root, after the folder was given to the account."""
+    # Below a folder that everybody may enter, as pytest's own is not.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)  # noqa: S103 - to be entered
+        home = CoordinatorHome(Path(folder) / "coordinator")
+        initialise_coordinator(
+            home, settings=CoordinatorSettings(federation="example"), now=datetime.now(UTC)
+        )
+        make_next_key(home, name="timestamp")
+        for path in (home.root, *home.root.rglob("*")):
+            shutil.chown(path, "daemon", "daemon")
+        assert typed(home, ["install-service", "--user", "daemon", "--print"], capsys)[0] == 0
+        shutil.chown(home.root / key, "root", "root")
+        code, answer = typed(home, ["install-service", "--user", "daemon", "--print"], capsys)
+        assert code == 4
+        assert f"daemon may not read {home.root / key}" in str(answer["message"])
 
 
 _INITIALISE_AND_DIE = """

@@ -19,14 +19,15 @@ from ringfence.client.participation import read_signed_plan
 from ringfence.model.console import run_application
 from ringfence.model.errors import ConfigError, ConnectionFailedError, PeerError, ReleaseError
 from ringfence.model.round_messages import TrainRequest
-from ringfence.server import release_trust
+from ringfence.server import key_rotation, release_trust
 from ringfence.server.audit_events import AuditEvents
 from ringfence.server.command_line import application
 from ringfence.server.coordinator_database import open_database
+from ringfence.server.coordinator_home import CoordinatorHome
 from ringfence.server.key_rotation import begin_rotation, own_keys, rotate_plan_key
 from ringfence.server.publication import load_signers, next_state
 from ringfence.server.run_launch import Launcher
-from ringfence.server.signing_keys import ROTATED_WITH_MEMBERS, next_key_file
+from ringfence.server.signing_keys import ROTATED_WITH_MEMBERS, KeyName, next_key_file
 
 
 @pytest.fixture
@@ -144,6 +145,42 @@ def test_a_second_new_key_is_refused_while_one_waits_and_both_are_listed(federat
     assert all(key.file.stat().st_mode & 0o077 == 0 for key in listed)
 
 
+def rotated(federation: TrustFederation) -> list[str]:
+    events = AuditEvents(open_database(federation.home)).all()
+    return [event.subject for event in events if event.action == "keys.rotate"]
+
+
+def test_keys_that_are_rotated_together_are_all_made_or_none_is(
+    federation: TrustFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rotate(*names: KeyName) -> None:
+        database = open_database(federation.home)
+        begin_rotation(federation.home, names=names, database=database, now=federation.clock[0])
+
+    rotate("timestamp")
+    make, made, fits = key_rotation.make_next_key, [], 2
+
+    def make_what_fits(home: CoordinatorHome, *, name: KeyName) -> object:
+        if len(made) == fits:
+            raise ConfigError("Cannot write it.", hint="Check the folder.")
+        made.append(name)
+        return make(home, name=name)
+
+    with monkeypatch.context() as watched:
+        watched.setattr(key_rotation, "make_next_key", make_what_fits)
+        with pytest.raises(ConfigError, match="new timestamp key waits already"):
+            rotate("candidate", "snapshot", "timestamp")
+        assert made == [], "nothing is begun, so that a crash leaves nothing of it either"
+        fits = 1
+        with pytest.raises(ConfigError, match="Cannot write"):
+            rotate("candidate", "snapshot")
+        assert made == ["candidate"]
+    assert [key.name for key in own_keys(federation.home) if key.waits] == ["timestamp"]
+    assert rotated(federation) == ["timestamp"]
+    rotate("candidate", "snapshot")
+    assert rotated(federation) == ["timestamp", "candidate", "snapshot"]
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     with open_desk(tmp_path) as opened:
@@ -240,9 +277,6 @@ def test_the_commands_say_what_has_to_follow(
         assert own_keys(federation.home) == before
     else:
         assert own_keys(federation.home) != before
-        events = AuditEvents(open_database(federation.home)).all()
-        assert [event.subject for event in events if event.action == "keys.rotate"] == [
-            word for word in words[1:] if not word.startswith("-")
-        ]
+        assert rotated(federation) == [word for word in words[1:] if not word.startswith("-")]
     assert run_application(application, ["keys", "list", "--home", str(federation.home.root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["data"]["keys"][0]["fingerprint"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from enrolment_harness import Desk, open_desk
 from trust_harness import FEDERATION, TrustFederation, make_trust_federation
 
@@ -17,9 +19,10 @@ from ringfence.model.errors import PeerError
 from ringfence.model.key_files import load_signing_key, public_pem
 from ringfence.model.plan import Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.round_messages import TrainRequest, TrainUpdate
-from ringfence.privacy.ledger_anchor import sign_head
+from ringfence.privacy.ledger_anchor import read_signed_head, read_unverified_head, sign_head
 from ringfence.privacy.ledger_chain import LedgerHead
 from ringfence.privacy.ledger_terms import LedgerTerms
+from ringfence.server.candidate import release_receipts
 from ringfence.server.coordinator_database import open_database
 from ringfence.server.ledger_heads import LedgerHeads
 from ringfence.server.tables import ledger_heads, members
@@ -78,7 +81,7 @@ def test_a_member_with_a_new_identity_key_is_held_to_the_head_that_its_old_one_s
     with database.transaction() as connection:
         row = members.update().where(members.c.id == "gamma")
         connection.execute(row.values(identity_public_key=public_pem(key.public_key())))
-    assert heads.head("gamma") == LedgerHead(LEDGER, 3, f"{3:064x}")
+    assert read_unverified_head(heads.newest("gamma")) == LedgerHead(LEDGER, 3, f"{3:064x}")
     heads.keep("gamma", signed(key, seq=1))
     assert heads.newest("gamma") == signed(old, seq=3), "an older one is not kept, whoever signed it"
     heads.keep("gamma", signed(key, seq=3))
@@ -89,6 +92,39 @@ def test_a_member_with_a_new_identity_key_is_held_to_the_head_that_its_old_one_s
         heads.keep("gamma", signed(old, seq=5))
 
 
+def test_a_release_has_no_receipt_that_a_members_former_key_signed(federation: TrustFederation) -> None:
+    """Whoever checks it knows the present key alone, and would take the member's true word for a forged one."""
+    database = open_database(federation.home)
+    heads = LedgerHeads(database)
+    former, present = (Ed25519PrivateKey.generate() for _ in range(2))
+
+    def has(key: Ed25519PrivateKey) -> None:
+        with database.transaction() as connection:
+            row = members.update().where(members.c.id == "gamma")
+            connection.execute(row.values(identity_public_key=public_pem(key.public_key())))
+
+    def receipts() -> list[tuple[str, str]]:
+        found = release_receipts(["acme", "gamma"], heads=heads)
+        for receipt in found:
+            pem = federation.registry.get(receipt.member).identity_public_key
+            key = load_pem_public_key(pem.encode())
+            assert isinstance(key, Ed25519PublicKey)
+            assert read_signed_head(base64.b64decode(receipt.signature), key=key).hash == receipt.head
+        return [(receipt.member, receipt.head) for receipt in found]
+
+    with database.transaction() as connection:
+        connection.execute(ledger_heads.delete())
+    acme = load_signing_key(federation.members["acme"].identity_key_file)
+    heads.keep("acme", signed(acme, seq=1))
+    has(former)
+    heads.keep("gamma", signed(former, seq=3))
+    assert receipts() == [("acme", f"{1:064x}"), ("gamma", f"{3:064x}")]
+    has(present)
+    assert receipts() == [("acme", f"{1:064x}")], "counted as missing"
+    heads.keep("gamma", signed(present, seq=3))
+    assert receipts() == [("acme", f"{1:064x}"), ("gamma", f"{3:064x}")]
+
+
 def test_a_damaged_row_is_mended_by_the_members_next_answer(federation: TrustFederation) -> None:
     database = open_database(federation.home)
     key = load_signing_key(federation.members["beta"].identity_key_file)
@@ -96,8 +132,7 @@ def test_a_damaged_row_is_mended_by_the_members_next_answer(federation: TrustFed
         connection.execute(ledger_heads.delete().where(ledger_heads.c.member == "beta"))
         connection.execute(ledger_heads.insert().values(member="beta", signed_head=b"signed"))
     heads = LedgerHeads(database)
-    with pytest.raises(PeerError):
-        heads.head("beta")
+    assert heads.vouched("beta") is None
     heads.keep("beta", signed(key, seq=1))
     assert heads.newest("beta") == signed(key, seq=1)
 

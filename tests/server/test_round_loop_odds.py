@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -130,15 +131,14 @@ def test_a_database_that_is_busy_is_no_members_fault_and_does_not_fail_the_run(t
     assert [one[0] for one in table.events("round")] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "event"),
-    [
-        (DeadlineError("too few"), "failed", "failed"),
-        (ConfigError("a checkpoint is damaged"), "failed", "failed"),
-        (RunStoppedError("stopped"), "running", "stopped"),
-        (None, "completed", "completed"),
-    ],
-)
+HOW_RUNS_END = [
+    (DeadlineError("too few"), "failed", "failed"),
+    (ConfigError("a checkpoint is damaged"), "failed", "failed"),
+    (None, "completed", "completed"),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "event"), HOW_RUNS_END)
 def test_how_a_run_ended_is_noted(tmp_path: Path, error: Exception | None, status: str, event: str) -> None:
     table = lay_table(tmp_path, honest)
     table.run.update(status="running")
@@ -154,6 +154,47 @@ def test_how_a_run_ended_is_noted(tmp_path: Path, error: Exception | None, statu
         see_through(table.run, part)
     assert table.run.record().status == status
     assert [one.event for one in table.run.events()] == [event]
+
+
+@pytest.mark.parametrize(("error", "status", "event"), HOW_RUNS_END)
+def test_how_a_run_ended_is_noted_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, status: str, event: str
+) -> None:
+    """Who follows a run reads its status, then its history, and leaves: no end may stand there without its line."""
+    table = lay_table(tmp_path, honest)
+    table.run.update(status="running")
+
+    def part() -> None:
+        if error is not None:
+            raise error
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for write in ("add_event", "_write"):
+        with monkeypatch.context() as crashed:
+            crashed.setattr(type(table.run), write, dies)
+            with pytest.raises(KeyboardInterrupt):
+                see_through(table.run, part)
+        assert (table.run.record().status, table.run.events()) == ("running", [])
+
+
+@pytest.mark.parametrize("error", [None, DeadlineError("too few"), RunStoppedError("stopped")])
+def test_a_run_that_was_stopped_during_its_last_part_stays_stopped(
+    tmp_path: Path, error: Exception | None
+) -> None:
+    table = lay_table(tmp_path, honest)
+    table.run.update(status="running")
+
+    def part() -> None:
+        table.run.update(status="stopped", reason="by hand")
+        if error is not None:
+            raise error
+
+    with suppress(DeadlineError):
+        see_through(table.run, part)
+    assert (table.run.record().status, table.run.record().reason) == ("stopped", "by hand")
+    assert table.run.events() == [], "whoever stopped it noted that"
 
 
 def member(deeds: tuple[str, ...], value: float) -> Behaviour:

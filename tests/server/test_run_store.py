@@ -86,6 +86,22 @@ def test_a_round_is_kept_with_its_contributors_and_its_event_or_not_at_all(
     assert [event.round for event in run.events()] == [1]
 
 
+def test_a_change_is_kept_with_its_event_or_not_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not run.update_while("running", status="failed", event=event_now("failed"))
+    assert (run.record().status, run.events()) == ("created", [])
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as crashed:
+        crashed.setattr(Run, "add_event", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run.update_while("created", status="running", event=event_now("started"))
+    assert (run.record().status, run.events()) == ("created", [])
+    assert run.update_while("created", status="running", event=event_now("started"))
+    assert (run.record().status, [event.event for event in run.events()]) == ("running", ["started"])
+
+
 def test_a_worker_that_lost_its_claim_cannot_change_a_round_that_others_went_on_from(run: Run) -> None:
     run.save_round(1, np.ones(3))
     run.save_round(1, np.ones(3))
