@@ -37,7 +37,7 @@ from ringfence.model.stage_features import (
     raw_rows_without_each,
 )
 
-ROW_BOUND = 4.0
+ROW_BOUND = 3.0
 """Largest L2 norm of a row; the plan's recipe was fixed with it."""
 
 STAGE_NAMES = (*STAGES, "other")

@@ -2,8 +2,7 @@
 
 It stands in for data that must not be shared. Two things in it are by construction, so no claim rests on it alone: the
 public head does well, because engineers wrote both phrase banks; and companies can learn from one another, because they
-share leanings (`COMMON_STAGE_MIX`, hard negatives of many stages) that the public simulation lacks, chosen so that the public
-head leaves room. Every result is shown beside the public head alone, and on other data as well.
+share leanings (`COMMON_STAGE_MIX`) that the public simulation lacks, chosen so that the public head leaves room. Every result is shown beside the public head alone, and on other data as well.
 """
 
 from __future__ import annotations
@@ -120,10 +119,20 @@ def simulate_companies(
     ]
 
 
-def simulate_public(filler: Sequence[Conversation], *, conversations: int, seed: int) -> list[Conversation]:
+def simulate_public(
+    filler: Sequence[Conversation], *, conversations: int, seed: int, demanding: bool = False
+) -> list[Conversation]:
     """Return the public simulation: the public bank's phrases, every stage alike, fewer and simpler hard negatives.
 
-    The public statistics and the warm start are fitted on it. It shares no phrase with `simulate_companies`.
+    The public statistics are fitted on it, the warm start on it and on the demanding one. It shares no phrase with
+    `simulate_companies` and has no leaning towards any stage.
+
+    Args:
+        filler: real benign chat.
+        conversations: how many.
+        seed: decides everything.
+        demanding: as many hard negatives as at the companies, as many stages in them, some said by two people to each
+            other; stages are more or less usual from one fifty to the next.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
     bank = load_phrase_bank("bank")
@@ -131,27 +140,29 @@ def simulate_public(filler: Sequence[Conversation], *, conversations: int, seed:
     result: list[Conversation] = []
     # A new style every 50 conversations, so that no habit is a sign of anything.
     for start in range(0, conversations, 50):
+        stage_mix = rng.gamma(2.0, 0.5, len(STAGES)) if demanding else np.ones(len(STAGES))
         style = Style(
             bank=bank.sample(rng, phrase_share=0.8, slot_share=0.8),
             habits=even if start % 100 else draw_habits(rng),
-            stage_mix=np.ones(len(STAGES)),
+            stage_mix=stage_mix,
             theme_mix=np.full(len(THEMES), 1 / len(THEMES)),
             group_share=0.15,
             median_length=18.0,
-            most_hard_stages=1,
-            mutual_share=0.0,
-            stray_share=0.1,
+            most_hard_stages=6 if demanding else 1,
+            mutual_share=MUTUAL_SHARE if demanding else 0.0,
+            stray_share=0.15 if demanding else 0.1,
         )
-        people = _People(f"public-{start}", 80, rng)
+        prefix = f"public-{'demanding-' if demanding else ''}{start}"
+        people = _People(prefix, 80, rng)
         count = min(50, conversations - start)
-        kinds = _kinds(count, prevalence=0.15, hard_share=0.1, rng=rng)
+        kinds = _kinds(count, prevalence=0.15, hard_share=HARD_SHARE if demanding else 0.1, rng=rng)
         result += _write_all(
             kinds,
             style=style,
             filler=filler,
             people=people,
             platform="public",
-            prefix=f"public-{start}",
+            prefix=prefix,
             rng=rng,
         )
     return result

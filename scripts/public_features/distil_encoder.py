@@ -19,7 +19,7 @@ BUCKETS = 16_384
 EPOCHS = 8
 BATCH = 1024
 LEARNING_RATE = 6e-3
-TAGGER_SHARE = 0.3
+TAGGER_SHARE = 0.1
 """Weight of telling stages apart against pointing where the teacher does."""
 
 SMOOTHING = 1e-3

@@ -14,7 +14,7 @@ from ringfence.model.stage_features import DIMENSION, PROJECTION_DIMENSION
 
 PREFIXES = (0.35, 0.6, 0.8, 1.0)
 POSITIVE_WEIGHT = 2.0
-REGULARISATION = 0.05
+REGULARISATION = 0.0025
 """C of scikit-learn; small, so that the warm start is a moderate opinion that training can change."""
 
 Arrays = dict[str, npt.NDArray[np.generic]]

@@ -1,8 +1,8 @@
-"""Fit the stage tagger: first on the teacher's vectors, then on the static ones with the teacher's opinion as a guide."""
+"""Fit the stage tagger: first on the teacher's vectors, then on an encoder's own with the teacher's opinion as a guide."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,59 +10,78 @@ import torch
 from public_text import OTHER, TaggedText, retype
 from sklearn.linear_model import LogisticRegression
 
-from ringfence.model.encoders import Encoder
-
-HIDDEN = 64
-COPIES = 8
+COPIES = 6
 """How often each line of the bank is seen, each time typed by somebody else."""
 
-STEPS = 1500
+STEPS = 6000
 BATCH = 512
 BANK_SHARE = 0.5
 """Share of a batch that comes from the bank; the rest is chat."""
 
-OTHER_DISCOUNT = 2.5
-"""Taken off the log-odds of "other": a head can discount a stage that was seen too often, and cannot see a missed one."""
+CERTAIN = 0.95
+"""What a line of the bank is said to be, the rest spread evenly: no line stands for its stage alone."""
+
+DOUBT = 0.5
+"""Share of the first opinion in what chat is said to be; the rest says "other", which nearly all of it is."""
 
 Floats = npt.NDArray[np.float32]
+Encode = Callable[[Sequence[str]], Floats]
 
 
-def teacher_opinion(bank_vectors: Floats, bank_stages: npt.NDArray[np.int64], chat_vectors: Floats) -> Floats:
-    """Return the probability of each class for each chat message, (n, 10), as the teacher's own tagger sees it.
+def certain_opinions(bank: Sequence[TaggedText]) -> Floats:
+    """Return what each line of the bank stands for, (n, 10) float32."""
+    one_hot = np.eye(OTHER + 1, dtype=np.float32)[[line.stage for line in bank]]
+    return (CERTAIN * one_hot + (1 - CERTAIN) / (OTHER + 1)).astype(np.float32)
 
-    Chat counts as "other" in its training, so an opinion against that is strong evidence.
+
+def first_opinion(bank: Sequence[TaggedText], bank_vectors: Floats, chat_vectors: Floats) -> Floats:
+    """Return the probability of each class for each chat message, (n, 10), as a linear model on the teacher's vectors sees it.
+
+    Chat counts as "other" in its training, so an opinion against that is strong evidence: a few messages of any chat do
+    ask for an age or offer a gift, and a tagger should not learn that these are nothing.
     """
     vectors = np.concatenate([bank_vectors, chat_vectors])
-    classes = np.concatenate([bank_stages, np.full(len(chat_vectors), OTHER)])
+    classes = np.concatenate([[line.stage for line in bank], np.full(len(chat_vectors), OTHER)])
     weights = np.concatenate([np.full(len(bank_vectors), 8.0), np.ones(len(chat_vectors))])
     tagger = LogisticRegression(C=1.0, max_iter=300).fit(vectors, classes, sample_weight=weights)
-    return tagger.predict_proba(chat_vectors).astype(np.float32)
+    nothing = np.eye(OTHER + 1)[np.full(len(chat_vectors), OTHER)]
+    return (DOUBT * tagger.predict_proba(chat_vectors) + (1 - DOUBT) * nothing).astype(np.float32)
 
 
 def fit_tagger(
-    encoder: Encoder,
+    encode: Encode,
     *,
     bank: Sequence[TaggedText],
-    chat: Sequence[str],
+    chat_vectors: Floats,
     opinions: Floats,
+    hidden: int,
+    input_dropout: float,
     seed: int,
 ) -> dict[str, Floats]:
-    """Return the tagger's tensors, as `ringfence.model.feature_set` reads them."""
+    """Return the tagger's tensors, as `ringfence.model.feature_set` reads them.
+
+    Args:
+        encode: returns the vectors of texts, (n, d).
+        bank: its lines.
+        chat_vectors: (m, d), of public messages.
+        opinions: (m, 10), what these stand for.
+        hidden: units of the layer between.
+        input_dropout: share of a vector's numbers that a step does not see: what is known of a stage may not hang on a few.
+        seed: decides order, typing habits and dropout.
+    """
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     texts = [line.text for line in bank]
-    bank_vectors = np.concatenate(
-        [encoder.encode(texts)] + [encoder.encode(retype(texts, rng)) for _ in range(COPIES - 1)]
-    )
-    one_hot = np.eye(OTHER + 1, dtype=np.float32)[np.tile([line.stage for line in bank], COPIES)]
-    inputs = [torch.from_numpy(bank_vectors), torch.from_numpy(encoder.encode(chat))]
-    targets = [torch.from_numpy(0.95 * one_hot + 0.005), torch.from_numpy(opinions)]
+    bank_vectors = np.concatenate([encode(texts)] + [encode(retype(texts, rng)) for _ in range(COPIES - 1)])
+    inputs = [torch.from_numpy(bank_vectors), torch.from_numpy(chat_vectors)]
+    targets = [torch.from_numpy(np.tile(certain_opinions(bank), (COPIES, 1))), torch.from_numpy(opinions)]
     network = torch.nn.Sequential(
-        torch.nn.Linear(encoder.dimension, HIDDEN),
+        torch.nn.Dropout(input_dropout),
+        torch.nn.Linear(bank_vectors.shape[1], hidden),
         torch.nn.ReLU(),
         torch.nn.Dropout(0.2),
-        torch.nn.Linear(HIDDEN, OTHER + 1),
+        torch.nn.Linear(hidden, OTHER + 1),
     )
     optimiser = torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
@@ -77,11 +96,18 @@ def fit_tagger(
         loss.backward()
         optimiser.step()
         schedule.step()
-    first, last = network[0], network[3]
+    first, last = network[1], network[4]
     return {
         "tagger_hidden_weight": first.weight.detach().numpy().copy(),
         "tagger_hidden_bias": first.bias.detach().numpy().copy(),
         "tagger_output_weight": last.weight.detach().numpy().copy(),
-        "tagger_output_bias": last.bias.detach().numpy()
-        - OTHER_DISCOUNT * np.eye(OTHER + 1, dtype=np.float32)[OTHER],
+        "tagger_output_bias": last.bias.detach().numpy().copy(),
     }
+
+
+def opinion_of(tagger: dict[str, Floats], vectors: Floats) -> Floats:
+    """Return the probability of each class for each vector, (n, 10) float32, as `fit_tagger`'s tensors give it."""
+    hidden = np.maximum(vectors @ tagger["tagger_hidden_weight"].T + tagger["tagger_hidden_bias"], 0)
+    logits = hidden @ tagger["tagger_output_weight"].T + tagger["tagger_output_bias"]
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (exponents / exponents.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -22,7 +22,7 @@ TEXT_SHA256 = {
 """SHA-256 of the JSON lines, unpacked, and what they are: the features were built from these and nothing else."""
 
 OTHER = len(STAGES)
-FILLINGS = 6
+FILLINGS = 3
 """How often a phrase with gaps is filled."""
 
 

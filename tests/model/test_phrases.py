@@ -26,13 +26,15 @@ FORBIDDEN = re.compile(
     r")\b",
     re.IGNORECASE,
 )
-BANKS = ("bank", "pools", "other")
-OTHER = Path(__file__).parents[2] / "benchmarks" / "other-phrases.json"
+BANKS = ("bank", "pools", "other", "fresh")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def bank_named(name: str) -> PhraseBank:
-    """Return one of the banks that ship, or the one that only the quality benchmark reads."""
-    return read_phrase_bank(OTHER) if name == "other" else load_phrase_bank(name)
+    """Return one of the banks that ship, or of those that only the quality benchmark reads."""
+    if name in ("other", "fresh"):
+        return read_phrase_bank(BENCHMARKS / f"{name}-phrases.json")
+    return load_phrase_bank(name)
 
 
 def lines_of(bank: PhraseBank) -> list[str]:
@@ -103,7 +105,7 @@ def test_a_bank_from_a_file_is_read_strictly(
 ) -> None:
     path = tmp_path / "bank.json"
     if changes is not None:
-        path.write_text(json.dumps(json.loads(OTHER.read_text()) | changes))
+        path.write_text(json.dumps(json.loads((BENCHMARKS / "other-phrases.json").read_text()) | changes))
     with pytest.raises(ConfigError, match=problem):
         read_phrase_bank(path)
 

@@ -22,7 +22,7 @@ from ringfence.model.simulated_conversation import Style, write_hard_negative
 from ringfence.model.simulation import CompanyData, simulate_companies, simulate_public
 from ringfence.model.typing_habits import TypingHabits
 
-PUBLIC_SIMULATION = "e7311336924ba0b1f55c085f193ce330f9ad79bb0991c1ec89d3c4b3f62809e5"
+PUBLIC_SIMULATIONS = ("1370116f17b68e0e89f2d52ba51285269ea9f64d1d700a0c46731746ad84ca64", "5024131c2328a597db57e4ed4097fea54897510454b477ac7805df4d0e5fd766")
 CHAT = Path(__file__).parents[2] / "examples" / "data" / "chitchat-part.jsonl.gz"
 
 
@@ -182,18 +182,41 @@ def test_length_alone_does_not_tell_the_classes_apart(companies) -> None:
     assert area_under_roc(labels, np.array([float(len(item.messages)) for item in items])) < 0.8
 
 
-def test_the_public_simulation_is_what_the_public_parts_were_fitted_on(filler) -> None:
+@pytest.mark.parametrize("demanding", [False, True])
+def test_the_public_simulation_is_what_the_public_parts_were_fitted_on(filler, demanding: bool) -> None:
     """Whoever changes how conversations are written fits the statistics and the warm start anew, or leaves these alone."""
-    written = repr(simulate_public(filler, conversations=300, seed=3)).encode()
-    assert hashlib.sha256(written).hexdigest() == PUBLIC_SIMULATION
+    written = repr(simulate_public(filler, conversations=300, seed=3, demanding=demanding)).encode()
+    assert hashlib.sha256(written).hexdigest() == PUBLIC_SIMULATIONS[demanding]
 
 
-def test_the_public_simulation_shares_no_phrase_with_the_companies(filler) -> None:
-    public = simulate_public(filler[:200], conversations=60, seed=1)
+@pytest.mark.parametrize("demanding", [False, True])
+def test_the_public_simulation_shares_no_phrase_with_the_companies(filler, demanding: bool) -> None:
+    public = simulate_public(filler[:200], conversations=60, seed=1, demanding=demanding)
     assert len(public) == 60
-    assert public == simulate_public(filler[:200], conversations=60, seed=1)
+    assert public == simulate_public(filler[:200], conversations=60, seed=1, demanding=demanding)
     pools = {line for lines in load_phrase_bank("pools").stages.values() for line in lines if len(line) > 25}
     assert not pools & {message.text for item in public for message in item.messages}
+
+
+def test_the_demanding_public_simulation_has_as_much_that_looks_alike_as_the_companies_have(filler) -> None:
+    def lines_a_negative(made: list[Conversation]) -> float:
+        bank = load_phrase_bank("bank")
+        whole = {
+            re.sub(r"[^a-z ]", "", line.lower())
+            for lines in bank.stages.values()
+            for line in lines
+            if "{" not in line
+        }
+        found = [
+            sum(re.sub(r"[^a-z ]", "", message.text.lower()) in whole for message in item.messages)
+            for item in made
+            if item.label == 0
+        ]
+        return float(np.mean(found))
+
+    plain = simulate_public(filler, conversations=400, seed=1)
+    demanding = simulate_public(filler, conversations=400, seed=1, demanding=True)
+    assert lines_a_negative(demanding) > 3 * lines_a_negative(plain) > 0
 
 
 @pytest.mark.parametrize(
