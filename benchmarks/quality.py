@@ -47,7 +47,17 @@ BAG_PRIVATE, BAG_POOLED = (
     "bag of words, federated, private, member noise",
     "bag of words, pooled, not private",
 )
-ROWS = (PUBLIC, ALONE_OPEN, ALONE_KEPT, ALONE_PRIVATE, MEMBER_NOISE, SHARED_NOISE, POOLED, BAG_PRIVATE, BAG_POOLED)
+ROWS = (
+    PUBLIC,
+    ALONE_OPEN,
+    ALONE_KEPT,
+    ALONE_PRIVATE,
+    MEMBER_NOISE,
+    SHARED_NOISE,
+    POOLED,
+    BAG_PRIVATE,
+    BAG_POOLED,
+)
 
 # Chosen on simulated companies of seeds that no table reports.
 # Penalties from 5 to 20 do the same there.

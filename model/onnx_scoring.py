@@ -16,7 +16,9 @@ from ringfence.model.onnx_export import INPUT_NAME, PROBABILITY_NAME, SCORE_NAME
 Float32Array = npt.NDArray[np.float32]
 
 _PROBE_ROWS = 64
-_PROBE_NORM = 32.0  # ten times a feature row, so that every hidden unit is on for some of them, whatever its bias
+_PROBE_NORM = (
+    32.0  # ten times a feature row, so that every hidden unit is on for some of them, whatever its bias
+)
 
 
 class OnnxHead:

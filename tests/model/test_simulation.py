@@ -22,7 +22,10 @@ from ringfence.model.simulated_conversation import Style, write_hard_negative
 from ringfence.model.simulation import CompanyData, simulate_companies, simulate_public
 from ringfence.model.typing_habits import TypingHabits
 
-PUBLIC_SIMULATIONS = ("1370116f17b68e0e89f2d52ba51285269ea9f64d1d700a0c46731746ad84ca64", "5024131c2328a597db57e4ed4097fea54897510454b477ac7805df4d0e5fd766")
+PUBLIC_SIMULATIONS = (
+    "1370116f17b68e0e89f2d52ba51285269ea9f64d1d700a0c46731746ad84ca64",
+    "5024131c2328a597db57e4ed4097fea54897510454b477ac7805df4d0e5fd766",
+)
 CHAT = Path(__file__).parents[2] / "examples" / "data" / "chitchat-part.jsonl.gz"
 
 
