@@ -30,6 +30,7 @@ def test_every_row_has_its_figures_and_they_come_back(tmp_path: Path) -> None:
     assert {name: figures.shape for name, figures in rows.items()} == {
         "public head, no training": (1, 1, 3),
         "alone, not private": (1, 1, 3),
+        "alone, not private, on what the bound keeps": (1, 1, 3),
         "alone, private": (1, 2, 3),
         "federated, private, member noise": (1, 2, 3),
         "federated, private, shared noise": (1, 2, 3),
@@ -39,6 +40,7 @@ def test_every_row_has_its_figures_and_they_come_back(tmp_path: Path) -> None:
     }
     assert all(((figures >= 0) & (figures <= 1)).all() for figures in rows.values())
     assert rows["pooled, not private"][0, 0, 0] > 0.7
+    assert (rows["alone, not private"] != rows["alone, not private, on what the bound keeps"]).any()
     member = rows["federated, private, member noise"]
     assert (member[0, 0] != member[0, 1]).any(), "each draw has noise of its own"
     assert len(list(tmp_path.iterdir())) == 2, "the rows of two companies are kept"
@@ -52,7 +54,7 @@ def test_other_phrases_and_fractional_bounds_give_another_table() -> None:
     assert done.returncode == 0, done.stderr
     assert "simulation with other-phrases.json" in done.stdout
     assert "k = 1 (fractional)" in done.stdout
-    assert sum(line.startswith("| ") for line in done.stdout.splitlines()) == 9
+    assert sum(line.startswith("| ") for line in done.stdout.splitlines()) == 10
 
 
 @pytest.mark.parametrize("option", ["--corpus", "--phrases"])
