@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import click
@@ -23,9 +25,11 @@ from typer.models import ArgumentInfo
 from typer.utils import get_params_from_function
 
 from ringfence.model.errors import RingfenceError
+from ringfence.model.log_format import asks_for_json, last_line
 
 SCHEMA_VERSION = 1
 EXIT_DEFECT = 5
+EXIT_STOPPED = 130
 EXIT_BAD_INPUT = 4
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -38,6 +42,47 @@ class _Formatter(click.HelpFormatter):
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         # Typer escapes brackets for a markup that is switched off here.
         super().write_dl([(name, text.replace("\\[", "[")) for name, text in rows], col_max, col_spacing)
+
+
+@dataclass(slots=True)
+class _Ending:
+    """How a command says that it failed.
+
+    Attributes:
+        as_json: whether it prints the envelope.
+        as_line: whether its diagnostics are one object a line, as its log.
+    """
+
+    as_json: bool
+    as_line: bool
+
+    def fail(
+        self,
+        code: str,
+        message: str,
+        hint: str,
+        *,
+        exit_code: int,
+        data: Mapping[str, object] | None = None,
+    ) -> int:
+        """Say what is wrong and what to do, and return the exit code."""
+        if self.as_json:
+            envelope = {"error_code": code, "message": message, "hint": hint}
+            more = {} if data is None else {"data": data}
+            typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, "status": "error", **envelope, **more}))
+        if self.as_line:
+            note(last_line(message, level=logging.ERROR, exit_code=exit_code, error_code=code, hint=hint))
+            return exit_code
+        note(f"error: {message}")
+        if hint:
+            note(f"  fix: {hint}")
+        return exit_code
+
+    def interrupt(self) -> int:
+        """Say that it was stopped, and return the exit code."""
+        said = "Stopped."
+        note(last_line(said, level=logging.INFO, exit_code=EXIT_STOPPED) if self.as_line else said)
+        return EXIT_STOPPED
 
 
 class _Context(click.Context):
@@ -59,6 +104,12 @@ class _Command(TyperCommand):
                 information = declared[parameter.name].default
                 if isinstance(information, ArgumentInfo):
                     parameter.help = information.help
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; before, as they may be wrong, see whether diagnostics are to be one object a line."""
+        if isinstance(ctx.obj, _Ending) and any(parameter.name == "log_format" for parameter in self.params):
+            ctx.obj.as_line = asks_for_json(args, os.environ)
+        return super().parse_args(ctx, args)
 
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write nothing: Typer writes the arguments together with the options."""
@@ -130,64 +181,59 @@ def new_application(name: str, summary: str) -> typer.Typer:
 def run_application(application: typer.Typer, arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; never a traceback unless ``--debug`` is given.
 
-    ``--debug`` may stand anywhere among the arguments.
+    ``--debug`` may stand anywhere among the arguments. A process whose log is one object a line ends with one as well.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given or os.environ.get("RINGFENCE_DEBUG") == "1"
     given = [argument for argument in given if argument != "--debug"]
-    as_json = "--json" in given
+    ending = _Ending(as_json="--json" in given, as_line=asks_for_json(given))
     try:
-        result: Any = application(args=given, standalone_mode=False)
+        result: Any = application(args=given, standalone_mode=False, obj=ending)
     except RingfenceError as error:
         if debug:
             raise
-        _print_error(error.code, error.message, error.hint, as_json=as_json, data=error.data)
-        return error.exit_code
+        return ending.fail(error.code, error.message, error.hint, exit_code=error.exit_code, data=error.data)
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        note("Stopped.")
-        return 130
+        return ending.interrupt()
     except NoArgsIsHelpError as error:
         note(error.message)  # the help itself
         return EXIT_BAD_INPUT
     except typer.BadParameter as error:
-        _print_error("bad_usage", error.format_message(), "See --help.", as_json=as_json)
-        return EXIT_BAD_INPUT
+        return ending.fail("bad_usage", error.format_message(), "See --help.", exit_code=EXIT_BAD_INPUT)
     except BrokenPipeError:
         return 0
     except ModuleNotFoundError as error:
         if debug:
             raise
-        _print_error(
+        return ending.fail(
             "not_installed",
             f"This command needs the package {error.name}, which is not installed.",
             'Members that train: pip install "ringfence[train]". Coordinators: pip install "ringfence[coordinator]". Both for demo.',
-            as_json=as_json,
+            exit_code=EXIT_BAD_INPUT,
         )
-        return EXIT_BAD_INPUT
     except Exception as error:  # the last line of defence; the traceback is one flag away
         if debug:
             raise
         if _is_usage_error(error):
-            _print_error("bad_usage", _usage_message(error), _usage_hint(error), as_json=as_json)
-            return EXIT_BAD_INPUT
+            return ending.fail(
+                "bad_usage", _usage_message(error), _usage_hint(error), exit_code=EXIT_BAD_INPUT
+            )
         if isinstance(error, OSError) and error.filename is not None:
             # A folder that is missing, closed or full is the operator's to mend, wherever it was met.
-            _print_error(
+            return ending.fail(
                 "no_access",
                 f"{error.strerror}: {error.filename}",
                 "Check --home, the rights of this user and the space on the disk.",
-                as_json=as_json,
+                exit_code=1,
             )
-            return 1
-        _print_error(
+        return ending.fail(
             "defect",
             f"A defect of Ringfence: {type(error).__name__}.",
             "Run again with --debug and report what it prints, without any conversation text.",
-            as_json=as_json,
+            exit_code=EXIT_DEFECT,
         )
-        return EXIT_DEFECT
     return result if isinstance(result, int) else 0
 
 
@@ -214,24 +260,3 @@ def _group_without_command(error: Exception) -> click.Context | None:
     """Return the group whose command was left out, where that is the mistake: an option stands where its name should."""
     context = error.ctx if isinstance(error, click.NoSuchOption) else None
     return context if context is not None and isinstance(context.command, click.Group) else None
-
-
-def _print_error(
-    code: str, message: str, hint: str, *, as_json: bool, data: Mapping[str, object] | None = None
-) -> None:
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "status": "error",
-                    "error_code": code,
-                    "message": message,
-                    "hint": hint,
-                    **({} if data is None else {"data": data}),
-                }
-            )
-        )
-    note(f"error: {message}")
-    if hint:
-        note(f"  fix: {hint}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
@@ -16,6 +17,7 @@ from typing import Annotated
 import typer
 
 VARIABLE = "RINGFENCE_LOG_FORMAT"
+_OPTION = "--log-format"
 _LONGEST_MESSAGE = 2000
 _NOISY = {
     **dict.fromkeys(("httpx", "httpcore", "flwr", "uvicorn", "alembic"), logging.ERROR),
@@ -32,7 +34,7 @@ class LogFormat(StrEnum):
 
 LogFormatOption = Annotated[
     LogFormat,
-    typer.Option("--log-format", help="Lines for people, or one JSON object each.", envvar=VARIABLE),
+    typer.Option(_OPTION, help="Lines for people, or one JSON object each.", envvar=VARIABLE),
 ]
 
 
@@ -43,6 +45,29 @@ def log_to_stderr(form: LogFormat) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for noisy, level in _NOISY.items():
         logging.getLogger(noisy).setLevel(level)
+
+
+def asks_for_json(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether a command line, or else the variable, asks for one object a line; also one that is wrong otherwise.
+
+    Args:
+        arguments: of the command.
+        environment: where the variable may be; None to leave it out.
+    """
+    asked = (environment or {}).get(VARIABLE)
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        if before == _OPTION:
+            asked = argument
+        elif argument.startswith(f"{_OPTION}="):
+            asked = argument.removeprefix(f"{_OPTION}=")
+    return asked == LogFormat.JSON
+
+
+def last_line(message: str, *, level: int, exit_code: int, error_code: str = "", hint: str = "") -> str:
+    """Return the object with which a process ends whose log is one object a line: as `JsonLines`, and what to do."""
+    record = logging.LogRecord("ringfence.command", level, "", 0, message, (), None)
+    told = {"error_code": error_code, "hint": _readable(hint), "exit_code": exit_code}
+    return json.dumps({**_values(record), **{name: value for name, value in told.items() if value != ""}})
 
 
 class TextLines(logging.Formatter):
@@ -60,14 +85,18 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        values = {
-            "at": _at(record).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": _one_line(record),
-        }
+        values = _values(record)
         kind = _kind(record)
         return json.dumps({**values, "error": kind} if kind else values)
+
+
+def _values(record: logging.LogRecord) -> dict[str, str]:
+    return {
+        "at": _at(record).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": _one_line(record),
+    }
 
 
 def _at(record: logging.LogRecord) -> datetime:
@@ -75,9 +104,12 @@ def _at(record: logging.LogRecord) -> datetime:
 
 
 def _one_line(record: logging.LogRecord) -> str:
+    return _readable(record.getMessage())
+
+
+def _readable(text: str) -> str:
     # A name that a peer chose must not begin a line of its own, nor steer a terminal.
-    text = record.getMessage()[:_LONGEST_MESSAGE]
-    return "".join(character if character.isprintable() else " " for character in text)
+    return "".join(character if character.isprintable() else " " for character in text[:_LONGEST_MESSAGE])
 
 
 def _kind(record: logging.LogRecord) -> str:

@@ -10,7 +10,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +43,10 @@ _END_LEFT_BEHIND = text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = :process AND backend_start = :since"  # noqa: S608
     f" AND pid IN (SELECT pid FROM pg_locks WHERE {_HELD})"
 )
+
+
+LONGEST_LOOK_S = 10.0
+"""What is asked about a claim waits for nobody at the server: whoever answers later stands still."""
 
 
 class ClaimTakenError(StorageError):
@@ -80,11 +84,15 @@ class Claim:
     _backend: _Backend | None = None
 
     def is_held(self) -> bool:
-        """Return whether the claim is still ours: False once PostgreSQL has lost the connection that it hangs on."""
+        """Return whether the claim is still ours: False once PostgreSQL has lost the connection that it hangs on.
+
+        The connection of one that does not answer within `LONGEST_LOOK_S` counts as lost, and is ended.
+        """
         if self._connection is None:
             return True  # a file's lock lasts as long as the process
         try:
-            self._connection.execute(text("SELECT 1"))
+            with _soon(self._connection):
+                self._connection.execute(text("SELECT 1"))
         except SQLAlchemyError:
             # Closed for good: it would come back as another connection, without the lock.
             self._drop()
@@ -123,7 +131,8 @@ class Claim:
         connection = self._connection
         if connection is not None and not connection.closed:
             try:
-                connection.execute(_GIVE, {"name": self.name})
+                with _soon(connection):
+                    connection.execute(_GIVE, {"name": self.name})
             except SQLAlchemyError:
                 connection.invalidate()  # the server has dropped the lock with the connection
             connection.close()
@@ -131,7 +140,8 @@ class Claim:
     def _try(self) -> bool:
         connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            found = connection.execute(_TAKE, {"name": self.name}).one()
+            with _soon(connection):
+                found = connection.execute(_TAKE, {"name": self.name}).one()
         except SQLAlchemyError:
             connection.invalidate()  # whether it has the lock is not known
             connection.close()
@@ -147,7 +157,7 @@ class Claim:
         if self._backend is None:
             return False
         lost = {"name": self.name, "process": self._backend.process, "since": self._backend.since}
-        with self._database.engine.connect() as connection:
+        with self._database.engine.connect() as connection, _soon(connection):
             return bool(connection.execute(_END_LEFT_BEHIND, lost).all())
 
     def _drop(self) -> None:
@@ -213,6 +223,12 @@ def is_claimed(database: Database, name: str) -> bool:
     finally:
         os.close(handle)
     return bool(_FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+
+
+def _soon(connection: Connection) -> AbstractContextManager[None]:
+    from ringfence.server.overdue_answers import answers_within
+
+    return answers_within(connection, longest_s=LONGEST_LOOK_S)
 
 
 def _lock_file(database: Database, name: str) -> Path:

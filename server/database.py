@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
@@ -185,6 +186,9 @@ def _sqlite_engine(database: Database) -> Engine:
 
 
 def _postgresql_engine(database: Database) -> Engine:
+    # Loads the driver, which who has an SQLite file does without.
+    from ringfence.server.overdue_answers import AnsweredConnection
+
     engine = create_engine(
         database.url,
         connect_args={
@@ -199,6 +203,10 @@ def _postgresql_engine(database: Database) -> Engine:
         pool_size=5,
         max_overflow=20,
     )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> object:
+        return AnsweredConnection.connect(*arguments, **options)
 
     @event.listens_for(engine, "connect")
     def settle(connection: object, _record: object) -> None:

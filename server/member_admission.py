@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from ringfence.model.certificates import MemberIdentity, identity_of_certificate
 from ringfence.model.errors import ConnectionFailedError, PeerError, TooOftenError
 from ringfence.server.call_guard import Context, StillAdmitted, note_calling_member
+from ringfence.server.member_lookup import LONGEST_LOOK_S, MemberLookup
 from ringfence.server.members import ActiveMembers, Member
 from ringfence.server.rate_limit import RateLimit
 
@@ -20,6 +21,8 @@ CALLS_PER_SECOND = 50.0
 CALLS_AT_ONCE = 200.0
 MOST_OPEN_CALLS = 8
 """Calls of one member at a time: a member that opens watches without end must not use up the listener."""
+
+_LOG = logging.getLogger("ringfence.control")
 
 
 def _new_limit() -> RateLimit:
@@ -41,9 +44,13 @@ class MemberAdmission:
     limit: RateLimit = field(default_factory=_new_limit)
     most_open_calls: int = MOST_OPEN_CALLS
     clock: Callable[[], float] = time.monotonic
+    _lookup: MemberLookup[str, Member] = field(init=False)
     _open: Counter[str] = field(default_factory=Counter)
     _last_call_at: dict[str, datetime] = field(default_factory=dict)
     _outcomes: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._lookup = MemberLookup(self._find, log=_LOG, longest_s=LONGEST_LOOK_S)
 
     @property
     def last_call_at(self) -> Mapping[str, datetime]:
@@ -62,6 +69,7 @@ class MemberAdmission:
         Raises:
             ConnectionFailedError: the caller is no active member, or its certificate is not the present one's key.
             TooOftenError: it called too often, or has too many calls open.
+            StorageError: it cannot be said now whether it is a member. The operator's to mend.
         """
         identity = self._identity(context)
         # Before the members are looked up: haste costs the caller, not the database.
@@ -93,16 +101,18 @@ class MemberAdmission:
         await self._active(identity)
 
     async def _active(self, identity: MemberIdentity) -> Member:
-        try:
-            member = await asyncio.to_thread(self.members.by_spiffe_id, identity.spiffe_id)
-        except ConnectionFailedError:
-            self._outcomes["unknown"] += 1
-            raise
-        if member.certificate_public_key != identity.public_key:
-            # An older certificate of the same name, for a key that was replaced: its week is not waited out.
+        member = await self._lookup.find(identity.spiffe_id)
+        # With another key it is an older certificate of the same name, whose key was replaced: its week is not waited out.
+        if member is None or member.certificate_public_key != identity.public_key:
             self._outcomes["unknown"] += 1
             raise _not_served()
         return member
+
+    def _find(self, spiffe_id: str) -> Member | None:
+        try:
+            return self.members.by_spiffe_id(spiffe_id)
+        except ConnectionFailedError:
+            return None
 
     def _identity(self, context: Context) -> MemberIdentity:
         properties = context.auth_context()
@@ -118,4 +128,6 @@ class MemberAdmission:
 
 
 def _not_served() -> ConnectionFailedError:
-    return ConnectionFailedError("The coordinator does not serve this identity.")
+    return ConnectionFailedError(
+        "The coordinator does not serve this identity.", hint="Ask the coordinator for its status."
+    )

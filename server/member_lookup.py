@@ -6,37 +6,46 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from ringfence.model.errors import RingfenceError, StorageError
 
 LONGEST_LOOK_S = 10.0
 """Less than what a member's call waits for its answer."""
 _THREADS = 4
+_LOG = logging.getLogger("ringfence.gateway")
 
-log = logging.getLogger("ringfence.gateway")
+_Key = TypeVar("_Key")
+_Found = TypeVar("_Found")
 
 
-class MemberLookup:
+class MemberLookup(Generic[_Key, _Found]):
     """Looks members up, each time anew, so that a suspension holds from the next call on.
 
     Trouble is said in the log as it begins and as it ends, not with each call that meets it.
 
     Args:
-        member_of: returns the active member with this public key (SubjectPublicKeyInfo, PEM), or None; it may wait.
+        member_of: returns the active member with this key, or None; it may wait.
+        log: where trouble is said.
         longest_s: seconds that one look may take.
     """
 
     def __init__(
-        self, member_of: Callable[[bytes], str | None], *, longest_s: float = LONGEST_LOOK_S
+        self,
+        member_of: Callable[[_Key], _Found | None],
+        *,
+        log: logging.Logger = _LOG,
+        longest_s: float = LONGEST_LOOK_S,
     ) -> None:
         self._member_of = member_of
+        self._log = log
         self._longest_s = longest_s
         # Its own, so that the looks that wait for the database hold up nothing else that runs beside the loop.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="members")
         self._trouble = ""
 
-    async def find(self, key: bytes) -> str | None:
-        """Return the active member with this public key (SubjectPublicKeyInfo, PEM), or None.
+    async def find(self, key: _Key) -> _Found | None:
+        """Return the active member with this key, or None.
 
         Raises:
             StorageError: it cannot be said now. The operator's to mend.
@@ -52,10 +61,10 @@ class MemberLookup:
             raise StorageError(error.message, hint=error.hint) from error
         if self._trouble:
             self._trouble = ""
-            log.warning("members are looked up again")
+            self._log.warning("members are looked up again")
         return found
 
     def _say(self, trouble: str) -> None:
         if trouble != self._trouble:
-            log.error("no member can be looked up: %s", trouble)
+            self._log.error("no member can be looked up: %s", trouble)
         self._trouble = trouble

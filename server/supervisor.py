@@ -26,11 +26,16 @@ from ringfence.server.members import MemberRegistry
 from ringfence.server.parent_death import stop_with_parent
 from ringfence.server.run_launch import Launcher
 from ringfence.server.serving_claim import ServingClaim, serve_alone
+from ringfence.server.work_beside import WorkBeside
 
 log = logging.getLogger("ringfence.coordinator")
 _TICK_S = 0.5
 _STOP_S = 10.0
 _MAX_WAIT_S = 30.0
+_LONG_LOOK_S = 5.0
+"""Seconds after which a look at the claim, the members and the runs is said to wait for somebody."""
+_STUCK_S = 300.0
+_LAST_LOOK_S = 5.0
 _BAD_INPUT = 4
 
 
@@ -134,29 +139,42 @@ class Supervisor:
         registry = MemberRegistry(open_database(self.home, settings=self.settings))
         certificate = ListenersRenewal(self.home, self.settings, now=lambda: datetime.now(UTC))
         said = ""
+
+        def look() -> None:
+            nonlocal said, is_ready
+            self.claim.keep()
+            try:
+                register_members(registry, control=launcher.control())
+                keeper.tick()
+                said = ""
+                if not is_ready:
+                    is_ready = True
+                    notice.ready(f"serving {self.settings.federation}")
+            except ConnectionFailedError:
+                pass  # the fleet service is starting
+            except RingfenceError as error:
+                if error.message != said:  # once, not twice a second
+                    log.warning("%s", error.message)
+                said = error.message
+
+        # Beside the loop: a database that does not answer must keep neither a stop from being heard nor the processes down.
+        looks, is_told = WorkBeside(look), False
         try:
             while not stop.is_set():
-                self.claim.keep()
+                looks.turn()
                 certificate.tick()  # first, so that nothing begins to listen with one that ran out
-                notice.alive()
+                waited_s = looks.under_way_s
+                if waited_s < _STUCK_S:  # else the service manager may end it
+                    notice.alive()
+                if waited_s >= _LONG_LOOK_S and not is_told:
+                    log.warning("the database, or the fleet service, does not answer; it is waited for")
+                is_told = waited_s >= _LONG_LOOK_S
                 for child in self.children:
                     child.keep_running(environment, now=time.monotonic())
-                try:
-                    register_members(registry, control=launcher.control())
-                    keeper.tick()
-                    said = ""
-                    if not is_ready:
-                        is_ready = True
-                        notice.ready(f"serving {self.settings.federation}")
-                except ConnectionFailedError:
-                    pass  # the fleet service is starting
-                except RingfenceError as error:
-                    if error.message != said:  # once, not twice a second
-                        log.warning("%s", error.message)
-                    said = error.message
                 stop.wait(_TICK_S)
         finally:
             notice.stopping()
+            looks.settle(timeout_s=_LAST_LOOK_S)
             for child in reversed(self.children):
                 child.stop(timeout_s=_STOP_S)
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -13,6 +14,7 @@ import typer
 
 from ringfence.model import errors
 from ringfence.model.console import JsonOption, emit, new_application, note, run_application
+from ringfence.model.log_format import LogFormat, LogFormatOption, log_to_stderr
 
 application = new_application("tool", "A tool.")
 
@@ -46,6 +48,15 @@ def work(count: Annotated[int, typer.Option("--count", min=1)] = 1, as_json: Jso
     """Do something."""
     note("under way")
     emit(f"Done {count}. Next: tool fail", data={"count": count}, as_json=as_json)
+
+
+@application.command()
+def serve(
+    kind: str = "work", log_format: LogFormatOption = LogFormat.TEXT, as_json: JsonOption = False
+) -> None:
+    """Serve until something is wrong."""
+    log_to_stderr(log_format)
+    fail(kind)
 
 
 EXIT_CODES = {
@@ -85,6 +96,66 @@ def test_an_error_in_json_is_one_envelope_on_standard_output(
     envelope = json.loads(capsys.readouterr().out)
     assert set(envelope) == {"schema_version", "status", "error_code", "message", "hint"}
     assert (envelope["schema_version"], envelope["status"], envelope["error_code"]) == (1, "error", name)
+
+
+LINES = ["--log-format", "json"]
+
+
+@pytest.mark.parametrize("kind", EXIT_CODES)
+def test_a_process_that_logs_one_object_a_line_ends_with_one(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, name = EXIT_CODES[kind]
+    assert run_application(application, ["serve", "--kind", kind, *LINES]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    said = json.loads(line)
+    assert set(said) == {"at", "level", "logger", "message", "error_code", "hint", "exit_code"}
+    assert (said["level"], said["error_code"], said["exit_code"]) == ("error", name, code)
+    assert said["message"]
+    assert said["hint"]
+    assert "planted-words" not in line
+
+
+def test_the_last_line_of_a_log_for_people_and_the_envelope_stay_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_application(application, ["serve", "--kind", "ConfigError"]) == 4
+    assert capsys.readouterr().err == "error: What happened.\n  fix: What to do.\n"
+    assert run_application(application, ["serve", "--kind", "ConfigError", "--json", *LINES]) == 4
+    out, err = capsys.readouterr()
+    assert json.loads(out)["status"] == "error"
+    assert json.loads(err)["message"] == "What happened."
+    # The variable of an option counts for the commands that have it, and the option for more than the variable.
+    monkeypatch.setenv("RINGFENCE_LOG_FORMAT", "json")
+    assert run_application(application, ["fail", "ConfigError"]) == 4
+    assert run_application(application, ["serve", "--kind", "ConfigError", "--log-format=text"]) == 4
+    assert capsys.readouterr().err == "error: What happened.\n  fix: What to do.\n" * 2
+
+
+@pytest.mark.parametrize(
+    "words", [["serve", *LINES, "--unknown"], ["serve", "--log-format=json", "more"], ["serf", *LINES]]
+)
+def test_a_command_line_that_is_wrong_is_said_in_one_object_too(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_application(application, words) == 4
+    assert json.loads(capsys.readouterr().err)["error_code"] == "bad_usage"
+
+
+def test_a_wrong_command_line_is_said_as_the_variable_asks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RINGFENCE_LOG_FORMAT", "json")
+    assert run_application(application, ["serve", "--unknown"]) == 4
+    assert json.loads(capsys.readouterr().err)["exit_code"] == 4
+
+
+def test_an_interrupted_process_that_logs_objects_says_so_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_application(application, ["serve", "--kind", "interrupt", *LINES]) == 130
+    said = json.loads(capsys.readouterr().err)
+    assert (said["level"], said["message"], said["exit_code"]) == ("info", "Stopped.", 130)
 
 
 def test_a_result_in_json_is_one_envelope_and_diagnostics_stay_out_of_it(
@@ -189,6 +260,34 @@ def test_both_command_lines_keep_the_conventions_as_processes(side: str) -> None
     assert done.returncode == 4
     assert json.loads(done.stdout)["error_code"] == "bad_usage"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("side", "words"), [("client", ["agent", "run"]), ("server", ["serve"]), ("server", ["serve-releases"])]
+)
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_both_command_lines_say_what_ends_them_as_their_log_is(
+    side: str, words: list[str], form: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", f"ringfence.{side}.command_line", *words),
+            *("--home", str(tmp_path / "nothing"), "--log-format", form),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={key: value for key, value in os.environ.items() if not key.startswith("RINGFENCE")},
+    )
+    assert done.returncode == 4
+    if form == "text":
+        assert done.stderr.splitlines()[-2].startswith("error: ")
+        assert done.stderr.splitlines()[-1].startswith("  fix: ")
+        return
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (lines[-1]["level"], lines[-1]["exit_code"]) == ("error", 4)
+    assert lines[-1]["hint"]
 
 
 def test_a_part_that_is_not_installed_is_named_with_the_way_to_install_it(

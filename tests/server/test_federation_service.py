@@ -26,6 +26,7 @@ from ringfence.model.errors import (
     NotFoundError,
     PeerError,
     RingfenceError,
+    StorageBusyError,
     TooOftenError,
 )
 from ringfence.model.run_progress import NumberedEvent
@@ -33,6 +34,7 @@ from ringfence.model.wire import federation_service_pb2 as wire
 from ringfence.model.wire.federation_service_pb2_grpc import FederationServiceStub
 from ringfence.model.wire_errors import from_call
 from ringfence.server import member_admission
+from ringfence.server.members import ActiveMembers, Member
 from ringfence.server.run_store import Run, RunStore, SignedPlan, event_now
 
 SENTENCE = "1 refused: budget"
@@ -262,6 +264,33 @@ def test_a_member_that_calls_too_often_is_told_to_wait_and_the_others_are_served
         assert found.retry_after_s == 60.0  # a thousand seconds, cut to what a client is ever told
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         FederationClient(federation.channel("beta", address)).list_runs()
+
+
+def test_a_call_is_answered_while_the_database_says_nothing_of_members(
+    federation: TrustFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    look = ActiveMembers.by_spiffe_id
+
+    def by_spiffe_id(members: ActiveMembers, spiffe_id: str) -> Member:
+        assert answers.wait(120)
+        return look(members, spiffe_id)
+
+    monkeypatch.setattr(member_admission, "LONGEST_LOOK_S", 0.3)
+    monkeypatch.setattr(ActiveMembers, "by_spiffe_id", by_spiffe_id)
+    with federation.serving() as address, federation.channel("acme", address) as channel:
+        stub = FederationServiceStub(channel)
+        try:
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.ListRuns(wire.ListRunsRequest(), timeout=20)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+            found = from_call(caught.value)
+            assert isinstance(found, StorageBusyError)
+            assert found.message == "The coordinator cannot look that up now."
+            assert found.hint == "Try again later."
+        finally:
+            answers.set()
+        wait_until(lambda: FederationClient(channel).list_runs() == (), what="it is served again")
 
 
 def test_a_member_sees_the_runs_by_its_own_commands(

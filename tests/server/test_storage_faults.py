@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -251,6 +253,77 @@ def test_a_claim_that_was_lost_and_taken_names_who_has_it(tmp_path: Path) -> Non
             pytest.raises(ConfigError, match=f"process {os.getpid()} on .*, since {later.date()}"),
         ):
             held.keep()
+
+
+def test_a_claim_on_a_database_that_stands_still_is_tried_again_and_its_own_once_that_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ringfence.server.claims.LONGEST_LOOK_S", 0.5)
+    monkeypatch.setattr("ringfence.server.database._CONNECT_TIMEOUT_S", 2)
+    with (
+        new_database("postgresql", tmp_path) as database,
+        CuttableNetwork(_address(database)) as network,
+        serve_alone(_through(network, database), now=NOW) as held,
+    ):
+        network.cut()
+        for _ in range(2):
+            keeping = threading.Thread(target=held.keep, daemon=True)
+            keeping.start()
+            keeping.join(30)
+            assert not keeping.is_alive()
+        assert caplog.text.count("cannot be reached") == 1
+        network.mend()
+
+        def is_back() -> bool:
+            held.keep()
+            return "is back" in caplog.text
+
+        wait_until(is_back, what="the claim is taken again")
+        assert is_claimed(database, "serve")
+
+
+class _SilentServer:
+    """A PostgreSQL that lets everybody in and answers nothing."""
+
+    def __enter__(self) -> str:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._callers: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+        return f"postgresql://somebody@127.0.0.1:{self._listener.getsockname()[1]}/any?sslmode=disable&gssencmode=disable"
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for caller in self._callers:
+            caller.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = self._listener.accept()
+                self._callers.append(caller)
+                caller.recv(4096)
+                welcome = b"R" + struct.pack("!ii", 8, 0)
+                ready = b"Z" + struct.pack("!i", 5) + b"I"
+                caller.sendall(welcome + ready)
+
+
+def test_a_database_that_lets_in_and_then_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither its own timeouts help, as it does not look at them, nor TCP's: its system receives everything."""
+    monkeypatch.setattr("ringfence.server.overdue_answers.AnsweredConnection.longest_answer_s", 0.5)
+    found: list[StorageError] = []
+
+    def look() -> None:
+        try:
+            with Database(url).reading():
+                pass
+        except StorageError as error:
+            found.append(error)
+
+    with _SilentServer() as url:
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(30)
+        assert ["cannot be reached" in error.message for error in found] == [True]
 
 
 def test_a_coordinator_waits_for_the_claim_of_one_that_is_gone_and_for_no_other(tmp_path: Path) -> None:

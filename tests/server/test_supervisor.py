@@ -1,20 +1,30 @@
-"""The supervisor keeps its children running, and leaves none behind."""
+"""The supervisor keeps its children running whatever its database does, and leaves none behind."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import pytest
+from cut_network import CuttableNetwork
+from databases import empty_database_url
 from federation_harness import wait_until
+from sqlalchemy import make_url
+from trust_harness import prepare_trust_federation
 
 from ringfence.model.errors import ConfigError
-from ringfence.server.supervisor import Child
+from ringfence.server.coordinator_database import open_database
+from ringfence.server.serving_claim import serve_alone
+from ringfence.server.supervisor import Child, Supervisor
+from ringfence.server.work_beside import WorkBeside
 
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 FAILS = [sys.executable, "-c", "raise SystemExit(1)"]
 MISCONFIGURED = [sys.executable, "-c", "raise SystemExit(4)"]
@@ -144,3 +154,63 @@ def test_children_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
         finally:
             if sleeper.is_running():
                 sleeper.kill()
+
+
+def test_a_database_that_stands_still_keeps_neither_a_stop_unheard_nor_a_child_down(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lets connections in and answers nothing: no error comes, and no end."""
+    monkeypatch.setattr("ringfence.server.supervisor._LONG_LOOK_S", 0.5, raising=False)
+    with empty_database_url("postgresql", tmp_path) as url:
+        given = make_url(url)
+        with CuttableNetwork(f"{given.host}:{given.port or 5432}") as network:
+            host, _, port = network.address.rpartition(":")
+            there = given.set(host=host, port=int(port)).render_as_string(hide_password=False)
+            federation = prepare_trust_federation(tmp_path / "made", names=(), database_url=there)
+            database, stop = open_database(federation.home), threading.Event()
+            with serve_alone(database, now=NOW) as held:
+                supervisor = Supervisor(federation.home, federation.settings, held, [child])
+                serving = threading.Thread(target=supervisor.run, args=(stop,), daemon=True)
+                serving.start()
+                try:
+                    wait_until(lambda: child.process is not None, what="the child runs", timeout_s=60)
+                    network.cut()
+                    wait_until(lambda: "does not answer" in caplog.text, what="it is said", timeout_s=60)
+                    first = child.process
+                    assert first is not None
+                    first.kill()
+                    wait_until(lambda: child.process not in (None, first), what="it is back", timeout_s=60)
+                    stop.set()
+                    serving.join(30)
+                    assert not serving.is_alive()
+                finally:
+                    stop.set()
+                    network.mend()
+                    serving.join(120)
+            database.close()
+
+
+def test_work_beside_a_loop_is_never_done_twice_at_a_time_and_its_errors_are_the_loops() -> None:
+    done, begun, at_once = threading.Semaphore(0), [], []
+
+    def work() -> None:
+        at_once.append(len(at_once) == len(begun))
+        done.acquire()
+        begun.append(1)
+        if len(begun) == 2:
+            raise ConfigError("another took over", hint="")
+
+    beside = WorkBeside(work)
+    for _ in range(3):
+        beside.turn()
+    assert beside.under_way_s > 0
+    beside.settle(timeout_s=0.01)
+    for _ in range(2):
+        done.release()
+        beside.settle(timeout_s=60)
+        assert beside.under_way_s == 0
+        if len(begun) == 1:
+            beside.turn()
+    with pytest.raises(ConfigError, match="another took over"):
+        beside.turn()
+    assert at_once == [True, True]
