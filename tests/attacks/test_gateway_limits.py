@@ -8,21 +8,18 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import uvicorn
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from federation_harness import MadeFederation, make_federation, wait_until
-from fleet_attacker import Credentials, RawCaller
+from federation_harness import wait_until
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import Message, Metadata
 from flwr.proto.node_pb2 import Node
+from gateway_door import Counting, Door, open_door
 
 from ringfence.client.identity import make_request
 from ringfence.model.errors import StorageError
@@ -30,8 +27,6 @@ from ringfence.server.certificate_authority import load_certificate_authority
 from ringfence.server.fleet_connections import (
     MOST_CONNECTIONS,
     MOST_HEAD_BYTES,
-    PeerCertificateProtocol,
-    mutual_tls,
 )
 from ringfence.server.fleet_gateway import ALLOWED_PATHS, FleetGateway
 from ringfence.server.fleet_intake import SMALL_BODY_BYTES, Intake
@@ -45,86 +40,10 @@ PART = "/v1/fleet/push-object"
 MIB = 1 << 20
 
 
-@dataclass
-class Counting:
-    """Stands where the SuperLink stands, and keeps what reaches it."""
-
-    bodies: list[bytes] = field(default_factory=list)
-
-    async def __call__(self, scope, receive, send) -> None:
-        body = b""
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if not message.get("more_body", False):
-                break
-        self.bodies.append(body)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-
-@dataclass(frozen=True)
-class Door:
-    federation: MadeFederation
-    address: str
-    reached: Counting
-
-    def caller(self, name: str) -> RawCaller:
-        home = self.federation.members[name]
-        return RawCaller(
-            self.address,
-            ca_file=home.ca_file,
-            credentials=Credentials.of(home),
-            node_key_file=home.key_file,
-        )
-
-
-@contextmanager
-def opened(
-    folder: Path,
-    *,
-    intake: Intake,
-    rate_limit: RateLimit | None = None,
-    before_look: Callable[[str], None] = lambda _member: None,
-) -> Iterator[Door]:
-    """Serve a gateway with these limits for the length of the block; ``before_look`` is the database, as it is unwell."""
-    federation = make_federation(folder, conversations=2)
-    registry, home, counting = federation.registry, federation.coordinator, Counting()
-
-    def member_of(key: bytes) -> str | None:
-        member = registry.find_by_public_key(key)
-        if member is not None:
-            before_look(member.id)
-        return member.id if member is not None and member.status == "active" else None
-
-    gateway = FleetGateway(counting, member_of=member_of, intake=intake, rate_limit=rate_limit)
-    tls = mutual_tls(
-        certificate_file=home.server_certificate_file, key_file=home.server_key_file, ca_file=home.ca_file
-    )
-    config = uvicorn.Config(
-        gateway,
-        port=0,
-        http=PeerCertificateProtocol,
-        lifespan="off",
-        log_config=None,
-        ssl_certfile=str(home.server_certificate_file),
-        ssl_keyfile=str(home.server_key_file),
-        ssl_context_factory=lambda _config, _default: tls,
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until(lambda: server.started, what="the gateway listens", timeout_s=60)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Door(federation, f"127.0.0.1:{port}", counting)
-    server.should_exit = True
-    thread.join(10)
-
-
 @pytest.fixture
 def door(tmp_path: Path) -> Iterator[Door]:
     intake, rate_limit = Intake(largest_bytes=LIMIT_BYTES), RateLimit(per_second=0.0, burst=BURST)
-    with opened(tmp_path, intake=intake, rate_limit=rate_limit) as made:
+    with open_door(tmp_path, intake=intake, rate_limit=rate_limit) as made:
         yield made
 
 
@@ -255,7 +174,7 @@ def status_of(connection: ssl.SSLSocket) -> int:
 @pytest.mark.parametrize("path", sorted(ALLOWED_PATHS - {PART}))
 def test_only_a_part_of_an_update_may_be_large(tmp_path: Path, path: str) -> None:
     """The largest call of another kind in a real round had 442 bytes."""
-    with opened(tmp_path, intake=Intake()) as door, door.caller("acme") as acme:
+    with open_door(tmp_path, intake=Intake()) as door, door.caller("acme") as acme:
         assert acme.call(path, b"x" * (SMALL_BODY_BYTES + 1)).status_code == 413
         assert acme.call(path, b"x" * (SMALL_BODY_BYTES + 1), chunked=True).status_code == 413
         # What it announces is refused before it is sent.
@@ -265,7 +184,7 @@ def test_only_a_part_of_an_update_may_be_large(tmp_path: Path, path: str) -> Non
 
 def test_a_member_holds_no_more_than_its_share_with_half_sent_parts(tmp_path: Path) -> None:
     intake = Intake(largest_bytes=MIB, own_bytes=MIB)
-    with opened(tmp_path, intake=intake) as door, door.caller("acme") as acme, door.caller("beta") as beta:
+    with open_door(tmp_path, intake=intake) as door, door.caller("acme") as acme, door.caller("beta") as beta:
         begun = [acme.begin(PART, announced=MIB, sent=MIB // 2) for _ in range(2)]
         wait_until(lambda: intake.held_bytes == MIB, what="both halves are held")
         assert status_of(acme.begin(PART, announced=MIB, sent=MIB // 2)) == 429
@@ -284,7 +203,7 @@ def test_all_members_together_hold_no_more_than_the_pool_and_each_keeps_room_of_
     own = 64 << 10
     intake = Intake(largest_bytes=MIB, own_bytes=own, pool_bytes=MIB)
     with (
-        opened(tmp_path, intake=intake) as door,
+        open_door(tmp_path, intake=intake) as door,
         door.caller("acme") as acme,
         door.caller("beta") as beta,
         door.caller("gamma") as gamma,
@@ -300,7 +219,7 @@ def test_all_members_together_hold_no_more_than_the_pool_and_each_keeps_room_of_
 
 def test_a_member_has_no_more_requests_open_than_agreed(tmp_path: Path) -> None:
     with (
-        opened(tmp_path, intake=Intake(most_open=3)) as door,
+        open_door(tmp_path, intake=Intake(most_open=3)) as door,
         door.caller("acme") as acme,
         door.caller("beta") as beta,
     ):
@@ -318,7 +237,7 @@ def test_a_body_that_does_not_come_is_given_up_with_its_connection(
     tmp_path: Path, path: str, drips: bool
 ) -> None:
     intake = Intake(stall_s=1.0)
-    with opened(tmp_path, intake=intake) as door, door.caller("acme") as acme:
+    with open_door(tmp_path, intake=intake) as door, door.caller("acme") as acme:
         begun = acme.begin(path, announced=1000, sent=1)
         begun.settimeout(0.1 if drips else 60)
         deadline, answer = time.monotonic() + 60, b""
@@ -339,7 +258,7 @@ def test_a_body_that_breaks_off_is_not_called_too_large(
 ) -> None:
     with (
         caplog.at_level(logging.WARNING, "ringfence.gateway"),
-        opened(tmp_path, intake=Intake()) as door,
+        open_door(tmp_path, intake=Intake()) as door,
         door.caller("acme") as acme,
     ):
         begun = acme.begin(PART, announced=1000, sent=10)
@@ -352,7 +271,7 @@ def test_a_body_that_breaks_off_is_not_called_too_large(
 def test_one_connection_more_ends_the_members_oldest_and_nobody_elses(tmp_path: Path) -> None:
     """A member whose network drops connections unnoticed is not locked out by those that it left."""
     with (
-        opened(tmp_path, intake=Intake()) as door,
+        open_door(tmp_path, intake=Intake()) as door,
         door.caller("acme") as acme,
         door.caller("beta") as beta,
     ):
@@ -374,7 +293,7 @@ def test_a_request_without_end_is_cut_off(tmp_path: Path, where: str) -> None:
         "trailer": b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\nendless: ",
         "frame of a body": b"POST /x HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5;",
     }
-    with opened(tmp_path, intake=Intake()) as door, door.caller("acme") as acme:
+    with open_door(tmp_path, intake=Intake()) as door, door.caller("acme") as acme:
         connection = acme.connect()
         connection.sendall(beginning[where])
         sent = 0
@@ -399,7 +318,7 @@ def test_a_look_at_the_database_that_hangs_holds_up_its_own_request_alone(tmp_pa
             answers.wait(120)
 
     with (
-        opened(tmp_path, intake=Intake(), before_look=hang) as door,
+        open_door(tmp_path, intake=Intake(), before_look=hang) as door,
         door.caller("acme") as acme,
         door.caller("beta") as beta,
     ):
@@ -425,7 +344,7 @@ def test_while_the_database_cannot_be_used_every_call_is_told_and_the_log_says_i
 
     with (
         caplog.at_level(logging.WARNING, "ringfence.gateway"),
-        opened(tmp_path, intake=Intake(), before_look=fail) as door,
+        open_door(tmp_path, intake=Intake(), before_look=fail) as door,
         door.caller("acme") as acme,
         door.caller("beta") as beta,
     ):

@@ -112,7 +112,7 @@ def test_over_the_rate_the_rest_is_not_taken_and_what_has_no_rest_keeps_its_conn
 
 
 def test_while_the_database_cannot_be_used_no_body_is_taken_for_nothing(tmp_path: Path) -> None:
-    def gone() -> None:
+    def gone(_member: str) -> None:
         raise StorageError("The database is gone.", hint="Start it.")
 
     with open_door(tmp_path, before_look=gone) as door:
