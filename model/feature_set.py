@@ -339,7 +339,7 @@ class _PublicParts:
 
     def standardise(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
         scaled = (raw - self._mean) / self._deviation
-        norms = np.linalg.norm(scaled, axis=-1, keepdims=True)
+        norms = np.sqrt(np.add.reduce(scaled * scaled, axis=-1, keepdims=True))
         # A hair under the bound, so that rounding to float32 cannot exceed it.
         scaled *= np.minimum(1.0, ROW_BOUND * (1 - 1e-6) / np.maximum(norms, 1e-12))
         return scaled.astype(np.float32)

@@ -118,7 +118,7 @@ class StageState:
         """Return the features before standardisation, (108,) float64; zeros for an empty conversation."""
         if self.count == 0:
             return np.zeros(DIMENSION)
-        held = np.stack([self._by_author[place] for place in self._leading])
+        held = np.array([self._by_author[place] for place in self._leading])
         return _assemble(held[:, 0], held[:, 1], self._projection_sum / self.count)
 
     def _let_lead(self, place: int) -> None:
@@ -130,7 +130,7 @@ class StageState:
             return
         self._leading = sorted([*self._leading, place])
         if len(self._leading) > 2:
-            held = np.stack([self._by_author[leading] for leading in self._leading])
+            held = np.array([self._by_author[leading] for leading in self._leading])
             last = int(_ascending(held[:, 0], held[:, 1])[0])
             del self._leading[last]
 
@@ -236,6 +236,11 @@ def _ascending(sums: npt.NDArray[np.float64], maxima: npt.NDArray[np.float64]) -
     # The author with the widest range of stages leads: range, not volume, is the pattern.
     # How messages are batched moves a number in its last bits, so authors are compared rounded. Between equals their own
     # numbers decide, stage by stage, never who spoke first.
+    ranges = np.add.reduce(maxima, axis=1).round(_COMPARED_DECIMALS)
+    order: npt.NDArray[np.int64] = ranges.argsort(kind="stable")
+    ascending = ranges[order]
+    if np.logical_and.reduce(ascending[1:] > ascending[:-1]):
+        return order
     totals = [sums.sum(axis=1, keepdims=True), maxima.sum(axis=1, keepdims=True)]
     keys = np.concatenate([maxima, sums, *totals], axis=1)
     return np.lexsort(keys.round(_COMPARED_DECIMALS).T)

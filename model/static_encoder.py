@@ -69,7 +69,7 @@ class StaticEncoder:
         if len(filled) == 0:
             return
         sums = np.add.reduceat(self._rows[rows], starts, axis=0)
-        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        norms = np.sqrt(np.add.reduce(sums * sums, axis=1, keepdims=True))
         out[filled] = sums / np.maximum(norms, 1e-9)
 
 
