@@ -38,7 +38,7 @@ def demo(
         typer.Option(
             "--conversations",
             min=40,
-            help="Training conversations of each company at most; 1,000 by default.",
+            help="Training conversations of each company at most; 500 by default.",
         ),
     ] = None,
     epsilon: Annotated[

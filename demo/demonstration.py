@@ -30,7 +30,7 @@ from ringfence.privacy.accounting import epsilon_of
 from ringfence.privacy.planning import noise_multiplier_for
 
 _MEMBERS = 3
-_CONVERSATIONS = 1000
+_CONVERSATIONS = 500
 _FEATURES = "static-128"
 _DELTA = 1e-6
 _LOCAL_STEPS = 10
@@ -48,7 +48,7 @@ class DemoTerms:
         corpus: labelled JSONL files; none for the simulation.
         members: companies; None for three, or one a file.
         rounds: aggregations.
-        conversations: training conversations of each company at most; None for 1,000: the companies meant here are small.
+        conversations: training conversations of each company at most; None for 500: the companies meant here are small.
         epsilon: of a person at one company, over the run.
         folder: the one folder that is written to.
         seed: decides the conversations.

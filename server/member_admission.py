@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ringfence.model.certificates import MemberIdentity, identity_of_certificate
-from ringfence.model.errors import ConnectionFailedError, PeerError, TooOftenError
+from ringfence.model.errors import (
+    ConfigError,
+    ConnectionFailedError,
+    PeerError,
+    StorageError,
+    TooOftenError,
+)
 from ringfence.server.call_guard import Context, StillAdmitted, note_calling_member
 from ringfence.server.member_lookup import LONGEST_LOOK_S, MemberLookup
 from ringfence.server.members import ActiveMembers, Member
@@ -70,6 +76,7 @@ class MemberAdmission:
             ConnectionFailedError: the caller is no active member, or its certificate is not the present one's key.
             TooOftenError: it called too often, or has too many calls open.
             StorageError: it cannot be said now whether it is a member. The operator's to mend.
+            ConfigError: its record is damaged. The operator's to mend.
         """
         identity = self._identity(context)
         # Before the members are looked up: haste costs the caller, not the database.
@@ -101,7 +108,13 @@ class MemberAdmission:
         await self._active(identity)
 
     async def _active(self, identity: MemberIdentity) -> Member:
-        member = await self._lookup.find(identity.spiffe_id)
+        try:
+            member = await self._lookup.find(identity.spiffe_id)
+        except StorageError as error:
+            if isinstance(error.__cause__, ConfigError):
+                # A damaged record does not mend itself: no caller is told to try again.
+                raise error.__cause__ from error
+            raise
         # With another key it is an older certificate of the same name, whose key was replaced: its week is not waited out.
         if member is None or member.certificate_public_key != identity.public_key:
             self._outcomes["unknown"] += 1

@@ -41,7 +41,7 @@ def federation_of(
     folder: Path, features: FeatureSet, *, noise: float | None, **training: object
 ) -> SimulatedFederation:
     companies = simulate_companies(
-        benign_chat(), companies=COMPANIES, conversations_per_company=120, test_conversations=0, seed=5
+        benign_chat(), companies=COMPANIES, conversations_per_company=240, test_conversations=0, seed=5
     )
     plan = simulation_plan(members=COMPANIES, rounds=1, epsilon=8.0, feature_set=features)
     agreed = plan.model_copy(
