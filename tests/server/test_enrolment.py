@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
-import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -33,12 +32,8 @@ from ringfence.model.errors import (
 )
 from ringfence.model.invitation import Invitation
 from ringfence.model.joining import JoinRequest
-from ringfence.model.key_files import key_fingerprint, load_transport_key, public_pem
-from ringfence.model.wire import enrollment_service_pb2 as wire
-from ringfence.model.wire.enrollment_service_pb2_grpc import EnrollmentServiceStub
-from ringfence.server.audit_events import AuditEvents
 from ringfence.server.coordinator_database import open_database
-from ringfence.server.enrolment import MOST_REFUSALS_NOTED, Awaited, Issued
+from ringfence.server.enrolment import Awaited, Issued
 from ringfence.server.issued_certificates import IssuedCertificates
 from ringfence.server.ledger_heads import LedgerHeads
 from ringfence.server.tables import ledger_heads, metadata
@@ -159,93 +154,6 @@ def test_a_key_that_was_given_up_does_not_come_back_and_the_invitation_stays_goo
     invitation = desk.invite("back", again=True)
     desk.join(invitation, folder="back")
     assert desk.enrolment.members.get("back").status == "active"
-
-
-def refusals(desk: Desk, member: str) -> list[str]:
-    events = AuditEvents(open_database(desk.home)).all()
-    return [event.detail for event in events if (event.action, event.subject) == ("member.refused", member)]
-
-
-def test_an_invitation_that_was_stolen_leaves_a_trace_with_the_key_that_came_with_it(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
-    invitation = desk.invite("stolen")
-    desk.join(invitation, folder="stolen-by-somebody")
-    assert refusals(desk, "stolen") == []
-    with pytest.raises(ConnectionFailedError, match="used already"):
-        desk.join(invitation, folder="stolen")
-    key = key_fingerprint(public_pem(load_transport_key(desk.folder("stolen").key_file).public_key()))
-    (detail,) = refusals(desk, "stolen")
-    assert "used already" in detail
-    assert key in detail
-    assert key in caplog.text
-
-
-def test_traces_of_one_invitation_are_few_however_often_it_is_shown_and_a_wrong_secret_leaves_none(
-    desk: Desk,
-) -> None:
-    invitation = desk.invite("filled")
-    desk.invite("filled")  # withdraws it
-    request = make_request(desk.folder("filled"))
-    for secret in [invitation.secret] * (MOST_REFUSALS_NOTED + 3) + [os.urandom(20)] * 2:
-        with pytest.raises(ConnectionFailedError):
-            desk.enrolment.enrol(secret, request)
-    assert len(refusals(desk, "filled")) == MOST_REFUSALS_NOTED
-
-
-def test_an_invitation_that_comes_with_keys_that_are_refused_leaves_a_trace_as_well(
-    desk: Desk, caplog: pytest.LogCaptureFixture
-) -> None:
-    desk.join(desk.invite("keyholder"), folder="keyholder")
-    owners = make_request(desk.folder("keyholder"))
-    invitation = desk.invite("borrower")
-    own = make_request(desk.folder("borrower"))
-    for request, word in ((owners, "another member's"), (with_garbage(own), "that cannot be read")):
-        before = len(refusals(desk, "borrower"))
-        with pytest.raises(PeerError):
-            desk.enrolment.enrol(invitation.secret, request)
-        assert len(refusals(desk, "borrower")) == before + 1
-        assert word in refusals(desk, "borrower")[-1]
-        assert word in caplog.text
-    assert key_fingerprint(desk.enrolment.members.get("keyholder").certificate_public_key) in caplog.text
-    for _ in range(MOST_REFUSALS_NOTED + 3):
-        with pytest.raises(PeerError):
-            desk.enrolment.enrol(invitation.secret, owners)
-    assert len(refusals(desk, "borrower")) == MOST_REFUSALS_NOTED
-    assert isinstance(desk.enrolment.enrol(invitation.secret, own), Issued), "the invitation stays good"
-
-
-def test_an_invitation_that_comes_with_what_is_no_request_leaves_a_trace_without_what_was_sent(
-    desk: Desk,
-) -> None:
-    invitation = desk.invite("formless")
-    home = desk.folder("formless")
-    asked = make_request(home)
-    credentials = grpc.ssl_channel_credentials(desk.home.ca_file.read_bytes())
-
-    def enrol(secret: bytes) -> None:
-        with grpc.secure_channel(desk.running.enrolment_address, credentials) as channel:
-            stub = EnrollmentServiceStub(channel)
-            with pytest.raises(grpc.RpcError) as refused:
-                stub.Enroll(
-                    wire.EnrollRequest(
-                        secret=secret,
-                        csr=asked.csr,
-                        approval_public_key="planted-words" * 2000,
-                        identity_public_key=asked.identity_public_key,
-                        size_class=3,
-                    ),
-                    timeout=60,
-                )
-            assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-    enrol(os.urandom(20))
-    assert refusals(desk, "formless") == []
-    enrol(invitation.secret)
-    (detail,) = refusals(desk, "formless")
-    assert "not in the agreed form" in detail
-    assert key_fingerprint(public_pem(load_transport_key(home.key_file).public_key())) in detail
-    assert "planted-words" not in detail
 
 
 def test_an_answer_is_not_repeated_to_a_member_that_was_suspended_meanwhile(desk: Desk) -> None:
