@@ -120,6 +120,7 @@ def _read(pipe: Connection, task: str, root: Path, data: dict[str, object], url:
                 feature_set=features,
                 prefixes=PREFIXES,
                 contribution_bound=2,
+                bounds="greedy",
             )
         else:
             for _ in snapshot:

@@ -36,7 +36,8 @@ from ringfence.model.errors import RingfenceError
 from ringfence.model.feature_set import FeatureSet, load_feature_set
 from ringfence.model.head import ARCHITECTURES, LinearHead
 from ringfence.model.phrases import read_phrase_bank
-from ringfence.model.plan import PrivacyTerms, TrainingTerms
+from ringfence.model.plan import RECOMMENDED_WEIGHT_DECAY, PrivacyTerms, TrainingTerms
+from ringfence.privacy.grouping import BOUNDS
 from ringfence.privacy.planning import noise_multiplier_for
 
 PUBLIC, ALONE_OPEN, ALONE_PRIVATE = "public head, no training", "alone, not private", "alone, private"
@@ -113,12 +114,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epsilon", type=float, default=2.0)
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--contribution-bound", type=int, default=1)
-    parser.add_argument("--bounds", choices=["greedy", "fractional"], default="greedy")
+    parser.add_argument("--bounds", choices=list(BOUNDS), default="grouped")
     parser.add_argument("--architecture", default="linear-109")
     parser.add_argument("--rounds", type=int, help="with member noise; a plan's default if not given")
     parser.add_argument("--local-steps", type=int, help="as --rounds")
     parser.add_argument("--learning-rate", type=float, help="as --rounds")
-    parser.add_argument("--shared-steps", type=int, default=100)
+    parser.add_argument("--weight-decay", type=float, default=RECOMMENDED_WEIGHT_DECAY)
+    parser.add_argument("--shared-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5, help="splits of the data")
     parser.add_argument("--noise-draws", type=int, default=5, help="draws of noise for each split")
     parser.add_argument(
@@ -148,10 +150,15 @@ def recipe_of(given: argparse.Namespace, features: FeatureSet) -> Recipe:
             delta=given.delta,
         )
         return PrivacyTerms(
-            contribution_bound=given.contribution_bound, delta=given.delta, noise_multiplier=noise
+            contribution_bound=given.contribution_bound,
+            bounds=given.bounds,
+            delta=given.delta,
+            noise_multiplier=noise,
         )
 
-    asked = {name: getattr(given, name) for name in ("rounds", "local_steps", "learning_rate")}
+    asked = {
+        name: getattr(given, name) for name in ("rounds", "local_steps", "learning_rate", "weight_decay")
+    }
     training = TrainingTerms(
         feature_set=features.name,
         feature_set_sha256=features.fingerprint,
@@ -264,7 +271,7 @@ def report(table: dict[str, list[list[Quality]]], given: argparse.Namespace, rec
         f"{data}: {given.companies} companies x {given.conversations}, {given.feature_set}, {given.architecture}, "
         f"epsilon {given.epsilon:g}, delta {given.delta:g}, k = {given.contribution_bound} ({given.bounds}), "
         f"noise multiplier {recipe.member.noise_multiplier:.1f} over {training.rounds} x {training.local_steps} steps at "
-        f"rate {training.learning_rate:g} (member), {recipe.shared.noise_multiplier:.1f} over {recipe.shared_steps} (shared), "
+        f"rate {training.learning_rate:g}, decay {training.weight_decay:g} (member), {recipe.shared.noise_multiplier:.1f} over {recipe.shared_steps} (shared), "
         f"warnings on {WARNED_SHARE:.0%}, splits {given.first_seed} to {given.first_seed + given.seeds - 1} "
         f"x {given.noise_draws} draws of noise"
     )

@@ -18,12 +18,9 @@ from ringfence.model.feature_set import FeatureSet
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.member_evaluation import threshold_for
 from ringfence.model.metrics import area_under_roc, average_precision
-from ringfence.privacy.bounding import (
-    BoundedContributions,
-    ContributionManifest,
-    bound_contributions,
-    fractional_weights,
-)
+from ringfence.model.plan import Bounds
+from ringfence.privacy.bounding import BoundedContributions, ContributionManifest
+from ringfence.privacy.grouping import BOUNDS
 from ringfence.privacy.training import nearest_size_class
 
 Floats = npt.NDArray[np.float64]
@@ -118,11 +115,10 @@ def prepare(
 
 
 def bounded_contributions(
-    data: CompanyData, *, bounds: str, contribution_bound: int, secret: bytes
+    data: CompanyData, *, bounds: Bounds, contribution_bound: int, secret: bytes
 ) -> BoundedContributions:
-    """Return what of a company's training conversations the bound keeps: ``greedy`` or ``fractional``."""
-    bound = fractional_weights if bounds == "fractional" else bound_contributions
-    return bound(data.train, contribution_bound=contribution_bound, secret=secret)
+    """Return what of a company's training conversations the bound keeps."""
+    return BOUNDS[bounds](data.train, contribution_bound=contribution_bound, secret=secret)
 
 
 def labels_of(conversations: Sequence[Conversation]) -> Integers:

@@ -19,7 +19,7 @@ from ringfence.privacy.clipped_sum import HeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.private_step import StepTerms, private_gradient
 from ringfence.privacy.secure_noise import RandomSource
-from ringfence.privacy.training import descend_privately
+from ringfence.privacy.training import descend_privately, weight_decay_of
 
 Parameters = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -135,10 +135,10 @@ def with_shared_noise(
         divisor=float(sum(member.size_class for member in members)),
     )
     history, current, velocity = [], start, np.zeros_like(start)
+    decay = weight_decay_of(recipe.training, parameters=len(start))
     for _ in range(recipe.shared_steps):
-        velocity = recipe.training.momentum * velocity + private_gradient(
-            source, current, terms=step, rng=rng
-        )
+        gradient = private_gradient(source, current, terms=step, rng=rng)
+        velocity = recipe.training.momentum * velocity + gradient + decay * current
         current = current - SHARED_LEARNING_RATE * velocity
         history.append(current)
     return last_half(history)
@@ -159,4 +159,5 @@ def _gradients(member: Trained, recipe: Recipe, *, clip_norm: float) -> HeadGrad
         grid=Grid(clip_norm=clip_norm, dimension=architecture.parameter_count(member.features.shape[2])),
         positive_weight=recipe.training.positive_weight,
         weights=np.asarray(member.manifest.weights, np.float64),
+        group_sizes=np.asarray(member.manifest.group_sizes, np.int64),
     )

@@ -17,6 +17,7 @@ from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.member_home import MemberHome
 from ringfence.model.console import JsonOption, emit, new_application, note
 from ringfence.model.errors import BudgetError, ConfigError, DataError
+from ringfence.model.plan import RECOMMENDED_BOUNDS, Bounds
 
 if TYPE_CHECKING:
     from ringfence.client.data_settings import DataSettings
@@ -47,8 +48,11 @@ def check(
         typer.Argument(help="Files of conversations to check; what member.toml names by default."),
     ] = None,
     contribution_bound: Annotated[
-        int, typer.Option("--contribution-bound", min=1, max=64, help="Conversations of one person to use.")
+        int, typer.Option("--contribution-bound", min=1, max=64, help="What a person counts for.")
     ] = 2,
+    bounds: Annotated[
+        Bounds, typer.Option("--bounds", help="How that is kept, as in a plan: greedy, fractional, grouped.")
+    ] = RECOMMENDED_BOUNDS,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count and pass over lines that cannot be read.")
     ] = False,
@@ -87,7 +91,11 @@ def check(
                 hint="Point the member at newer conversations.",
             )
         summary = summarise(
-            snapshot, contribution_bound=contribution_bound, secret=secret, part=snapshot.part
+            snapshot,
+            contribution_bound=contribution_bound,
+            bounds=bounds,
+            secret=secret,
+            part=snapshot.part,
         )
         notes = _found_while_reading(snapshot)
     data: dict[str, object] = asdict(summary)
@@ -283,13 +291,16 @@ def _text(summary: DataSummary) -> str:
     languages = ", ".join(
         f"{name} {share:.0%}" for name, share in list(summary.languages.items())[:_LANGUAGES]
     )
+    kept = f"{summary.kept.total}: {_by_label(summary.kept)}; {summary.bounds}"
+    if summary.examples < summary.kept.total:
+        kept += f", {summary.examples} examples"
     rows = [
         ("conversations", f"{counts.total}: {_by_label(counts)}"),
         ("messages", f"{summary.messages}; median {summary.median_length:g}, longest {summary.longest}"),
         ("time", span),
         ("people", people),
         ("languages", languages),
-        (f"kept at k = {summary.contribution_bound}", f"{summary.kept.total}: {_by_label(summary.kept)}"),
+        (f"kept at k = {summary.contribution_bound}", kept),
         ("dropped", f"{summary.dropped.total}: {_by_label(summary.dropped)}"),
     ]
     lines = [f"{name:<16} {value}" for name, value in rows]

@@ -18,7 +18,9 @@ from ringfence.client.data_leaks import LeakSearch
 from ringfence.client.snapshot import Selection
 from ringfence.model.conversation import Conversation
 from ringfence.model.language import OTHER_LANGUAGE_SHARE, count_languages, other_language_share
-from ringfence.privacy.bounding import bound_contributions, normalise_participant
+from ringfence.model.plan import RECOMMENDED_BOUNDS, Bounds
+from ringfence.privacy.bounding import normalise_participant
+from ringfence.privacy.grouping import BOUNDS
 
 # Below this many of a kind, quality can neither be trained for nor measured.
 _FEW = 30
@@ -66,9 +68,11 @@ class DataSummary:
         median_group: people in a middling conversation.
         largest_group: people in the conversation that has most.
         busiest: conversations of the person who is in most.
-        contribution_bound: k, for the next two.
+        contribution_bound: k, for the next three.
+        bounds: how it is kept; see `ringfence.model.plan.PrivacyTerms`.
         kept: labelled conversations that training may use under the bound.
         dropped: labelled conversations that it leaves out.
+        examples: training examples that those kept are.
         languages: share of each language in a sample of at most 1,000 conversations, largest first.
         warnings: what the member should look at, in sentences.
     """
@@ -84,8 +88,10 @@ class DataSummary:
     largest_group: int
     busiest: int
     contribution_bound: int
+    bounds: Bounds
     kept: LabelCounts
     dropped: LabelCounts
+    examples: int
     languages: Mapping[str, float]
     warnings: tuple[str, ...]
 
@@ -94,6 +100,7 @@ def summarise(
     conversations: Sequence[Conversation],
     *,
     contribution_bound: int,
+    bounds: Bounds = RECOMMENDED_BOUNDS,
     secret: bytes,
     part: Callable[[int], int] | None = None,
 ) -> DataSummary:
@@ -101,7 +108,8 @@ def summarise(
 
     Args:
         conversations: at least one.
-        contribution_bound: k, conversations of one person that training may use.
+        contribution_bound: k, the most that one person's conversations count for.
+        bounds: how it is kept.
         secret: orders the conversations, as in training, at least 16 bytes.
         part: of several files, which one the conversation at a position came from; None where there is one.
     """
@@ -112,7 +120,7 @@ def summarise(
         leaks.add(conversation, part=0 if part is None else part(position))
     labels = counted.labels
     decided = [position for position, label in enumerate(labels) if label is not None]
-    bounded = bound_contributions(
+    bounded = BOUNDS[bounds](
         Selection(conversations, decided), contribution_bound=contribution_bound, secret=secret
     )
     kept = Counter(labels[decided[position]] for position in bounded.positions)
@@ -136,7 +144,9 @@ def summarise(
         largest_group=max(counted.groups),
         busiest=counted.busiest,
         contribution_bound=contribution_bound,
+        bounds=bounds,
         kept=_counts(kept),
+        examples=len(bounded.manifest.group_sizes),
         dropped=_counts(Counter(labels[position] for position in decided) - kept),
         languages={name: count / languages.total() for name, count in languages.most_common()},
         warnings=tuple(warnings),

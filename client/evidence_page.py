@@ -139,10 +139,21 @@ def _person_rows(evidence: PrivacyEvidence) -> tuple[tuple[str, ...], ...]:
     return (
         ("who is protected", evidence.unit),
         ("what two cases differ in", evidence.relation),
-        ("conversations of a person used at a member", f"at most {evidence.contribution_bound}"),
+        ("a person counts at a member", _counting(evidence)),
         ("members that one person may be on", f"at most {evidence.platforms} in the promise"),
         *by_platforms,
         ("epsilon, one conversation alone", round_up(evidence.per_conversation_epsilon)),
+    )
+
+
+def _counting(evidence: PrivacyEvidence) -> str:
+    k, bounds = evidence.contribution_bound, evidence.mechanism.bounds
+    if bounds == "greedy":
+        return f"with at most {k} conversation{'s' * (k != 1)}; the others are left out"
+    if bounds == "fractional":
+        return f"with all conversations, which weigh at most {k} together"
+    return (
+        f"with at most {k} example{'s' * (k != 1)}, each of one conversation or of several of the same people"
     )
 
 

@@ -24,7 +24,9 @@ from ringfence.client.taking_snapshot import take_snapshot
 from ringfence.model.conversation import Conversation
 from ringfence.model.errors import ConfigError, DataError
 from ringfence.model.feature_set import FeatureSet
-from ringfence.privacy.bounding import ContributionManifest, bound_contributions
+from ringfence.model.plan import Bounds
+from ringfence.privacy.bounding import ContributionManifest
+from ringfence.privacy.grouping import BOUNDS
 
 Progress = Callable[[int, int], None]
 _BATCH = 128
@@ -69,6 +71,7 @@ def training_rows(
     feature_set: FeatureSet,
     prefixes: tuple[float, ...],
     contribution_bound: int,
+    bounds: Bounds,
     progress: Progress | None = None,
 ) -> TrainingRows:
     """Return the rows of the conversations that the contribution bound keeps, from the cache where it has them.
@@ -83,6 +86,7 @@ def training_rows(
         feature_set: makes the rows.
         prefixes: beginnings of conversations to have rows of.
         contribution_bound: k.
+        bounds: how it is kept; see `ringfence.model.plan.PrivacyTerms`.
         progress: is told, after each batch of rows that were not there, how many of them were made, and of how many.
 
     Raises:
@@ -92,7 +96,7 @@ def training_rows(
     making = _Making(home, feature_set=feature_set, prefixes=prefixes, progress=progress)
     while True:
         try:
-            return making.rows(conversations, contribution_bound=contribution_bound)
+            return making.rows(conversations, contribution_bound=contribution_bound, bounds=bounds)
         except _ForgottenMeanwhileError:
             continue  # what was made of others is there
 
@@ -119,7 +123,9 @@ class _Making:
         self._secret = contribution_secret(home)
         self._cache = RowCache(home)
 
-    def rows(self, conversations: Sequence[Conversation], *, contribution_bound: int) -> TrainingRows:
+    def rows(
+        self, conversations: Sequence[Conversation], *, contribution_bound: int, bounds: Bounds
+    ) -> TrainingRows:
         with self._cache.lock():
             if contribution_secret(self._home) != self._secret:
                 # Whoever was forgotten meanwhile is excluded under another pseudonym than the one that they have here.
@@ -130,7 +136,7 @@ class _Making:
             chosen_at = exclusions_stamp(self._home)
             allowed = Selection(conversations, load_exclusions(self._home).allowed(conversations))
             keys, labels = self._keys_and_labels(allowed)
-            bounded = bound_contributions(allowed, contribution_bound=contribution_bound, secret=self._secret)
+            bounded = BOUNDS[bounds](allowed, contribution_bound=contribution_bound, secret=self._secret)
             if not bounded.positions:
                 raise DataError("No conversation is left to train on.", hint="Run: ringfence data check")
             self._cache.note(bounded.manifest, secret=self._secret)

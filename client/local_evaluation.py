@@ -1,7 +1,7 @@
 """A member's answer to how well a model does: counts of its own conversations by label and score, with its own noise.
 
-Runs in the worker. The conversations are those that the contribution bound keeps for training as well, each scored as a
-whole, so that one person's part in training and evaluation together stays within what the plan says.
+Runs in the worker. The conversations are whole ones that greedy bounds keep, however the plan bounds those of training: no
+person is in more than k of them, so that one person's part in training and evaluation together stays within what the plan says.
 """
 
 from __future__ import annotations

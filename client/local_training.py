@@ -31,7 +31,7 @@ from ringfence.model.errors import PeerError
 from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.feature_set import FeatureSet, load_feature_set
 from ringfence.model.head import ARCHITECTURES
-from ringfence.model.plan import Plan
+from ringfence.model.plan import Bounds, Plan
 from ringfence.model.round_messages import RoundRequest, RoundUpdate, TrainRequest, TrainUpdate
 
 
@@ -78,7 +78,7 @@ class LocalTrainer:
         self._has_ledger = has_ledger
         self._read_elsewhere = read_elsewhere
         self._settings: MemberSettings | None = None
-        self._prepared: dict[tuple[str, tuple[float, ...]], _Prepared] = {}
+        self._prepared: dict[tuple[str, tuple[float, ...], Bounds], _Prepared] = {}
         self._exclusions: tuple[int, int] | None = None
 
     def answer(self, request: RoundRequest) -> LocalAnswer:
@@ -101,10 +101,11 @@ class LocalTrainer:
         if request.parameters.shape != (expected,):
             raise PeerError("The model of the round has another shape than the plan's architecture.")
         if isinstance(request, EvaluateRequest):
-            rows = self._rows(plan, prefixes=evaluation_prefixes(plan))
+            # A histogram counts whole conversations.
+            rows = self._rows(plan, prefixes=evaluation_prefixes(plan), bounds="greedy")
             made: RoundUpdate = evaluate_locally(request, plan=plan, rows=rows)
         else:
-            rows = self._rows(plan, prefixes=plan.training.prefixes)
+            rows = self._rows(plan, prefixes=plan.training.prefixes, bounds=plan.privacy.bounds)
             made = _train(request, plan=plan, rows=rows, settings=settings)
         return LocalAnswer(update=made, dataset_digest=rows.manifest.digest())
 
@@ -123,8 +124,8 @@ class LocalTrainer:
     def _features(self, plan: Plan) -> FeatureSet:
         return _feature_set(plan.training.feature_set)
 
-    def _rows(self, plan: Plan, *, prefixes: tuple[float, ...]) -> TrainingRows:
-        key = (plan.digest(), prefixes)
+    def _rows(self, plan: Plan, *, prefixes: tuple[float, ...], bounds: Bounds) -> TrainingRows:
+        key = (plan.digest(), prefixes, bounds)
         if key not in self._prepared:
             # One snapshot, whose text is gone as soon as the rows are made. The manifest's digest names it in the ledger.
             with self._snapshot() as snapshot:
@@ -134,6 +135,7 @@ class LocalTrainer:
                     feature_set=self._features(plan),
                     prefixes=prefixes,
                     contribution_bound=plan.privacy.contribution_bound,
+                    bounds=bounds,
                     progress=self._progress,
                 )
             self._prepared = {key: _Prepared(plan=plan, rows=rows)}

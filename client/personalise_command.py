@@ -169,6 +169,7 @@ def _rows(home: MemberHome, detector: Detector, policy: Policy) -> TrainingRows:
             feature_set=load_feature_set(detector.feature_set.name),
             prefixes=DEFAULT_PREFIXES,
             contribution_bound=policy.limits.contribution_bound,
+            bounds="greedy",
         )
 
 

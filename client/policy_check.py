@@ -188,6 +188,7 @@ def _methods(plan: Plan, policy: Policy) -> Iterator[str]:
         ("architectures", rules.architectures, training.architecture),
         ("aggregation", rules.aggregation, plan.aggregation),
         ("noise", rules.noise, privacy.noise),
+        ("bounds", rules.bounds, privacy.bounds),
         ("sampling", rules.sampling, privacy.sampling),
     ):
         if asked not in allowed:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ringfence.client.training_hours import Window, parse_window
-from ringfence.model.plan import Name, Sha256
+from ringfence.model.plan import Bounds, Name, Sha256
 
 Epsilon = Annotated[float, Field(gt=0, le=1e6)]
 Days = Annotated[int, Field(ge=0, le=36_500)]
@@ -90,7 +90,10 @@ class LimitRules(Section):
     """Bounds on single numbers of a plan. The fields' descriptions say each."""
 
     contribution_bound: int = Field(
-        default=2, ge=1, le=64, description="k: most conversations of one person that are used."
+        default=2,
+        ge=1,
+        le=64,
+        description="k: most that one person's conversations count for; with greedy bounds, most that are used.",
     )
     minimum_cohort: int = Field(
         default=3, ge=1, le=10_000, description="Fewest members in a round, this one included."
@@ -132,6 +135,11 @@ class MethodRules(Section):
     noise: tuple[Literal["member", "shared"], ...] = Field(
         default=("member",),
         description='"member": all of the noise is our own. "shared": the members\' noise adds up.',
+    )
+    bounds: tuple[Bounds, ...] = Field(
+        default=("greedy", "fractional", "grouped"),
+        description="How contribution_bound is kept: whole conversations, all of them weighed down, or those of the same people "
+        "as one example. A person counts for no more with any.",
     )
     sampling: tuple[Literal["full-batch", "poisson"], ...] = Field(
         default=("full-batch", "poisson"),

@@ -37,13 +37,13 @@ def _rows(policy: Policy, now: datetime) -> Iterator[tuple[str, str]]:
         "in a run",
         f"{run}; {budget.run_epsilon_on_platforms:g} for a person on {budget.platforms} platforms",
     )
-    people = f"{limits.contribution_bound} conversations of a person, {limits.minimum_cohort} members or more"
+    people = f"a person counts for {limits.contribution_bound} conversations, {limits.minimum_cohort} members or more"
     yield "limits", f"{people}, noise {limits.noise_floor:g} or more"
     yield "", f"at most {limits.rounds} rounds of {limits.local_steps} steps"
     features = [rule.name + (" (pinned)" if rule.sha256 else "") for rule in methods.feature_sets]
     yield "models", f"{', '.join(methods.architectures) or 'none'} on {', '.join(features) or 'no features'}"
     chosen = f"aggregation {_either(methods.aggregation)}, noise {_either(methods.noise)}"
-    yield "methods", f"{chosen}, {_either(methods.sampling)}"
+    yield "methods", f"{chosen}, {_either(methods.sampling)}, bounds {_either(methods.bounds)}"
     windows = "; ".join(window.text for window in policy.hours.windows) or "never"
     yield "hours (UTC)", f"{windows} ({'open' if inside(policy.hours.windows, now) else 'closed'} now)"
     kept = policy.retention

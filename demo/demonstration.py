@@ -25,7 +25,14 @@ from ringfence.model.detector import Detector
 from ringfence.model.errors import ConfigError, RingfenceError
 from ringfence.model.feature_set import FeatureSet, load_feature_set
 from ringfence.model.head import ARCHITECTURES
-from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
+from ringfence.model.plan import (
+    RECOMMENDED_BOUNDS,
+    RECOMMENDED_WEIGHT_DECAY,
+    CohortTerms,
+    Plan,
+    PrivacyTerms,
+    TrainingTerms,
+)
 from ringfence.privacy.accounting import epsilon_of
 from ringfence.privacy.planning import noise_multiplier_for
 
@@ -162,8 +169,14 @@ def make_plan(terms: DemoTerms, *, features: FeatureSet, members: int) -> Plan:
                 rounds=terms.rounds,
                 local_steps=_LOCAL_STEPS,
                 learning_rate=_LEARNING_RATE,
+                weight_decay=RECOMMENDED_WEIGHT_DECAY,
             ),
-            privacy=PrivacyTerms(contribution_bound=CONTRIBUTION_BOUND, delta=_DELTA, noise_multiplier=noise),
+            privacy=PrivacyTerms(
+                contribution_bound=CONTRIBUTION_BOUND,
+                bounds=RECOMMENDED_BOUNDS,
+                delta=_DELTA,
+                noise_multiplier=noise,
+            ),
             cohort=CohortTerms(minimum=max(2, members - 1), round_deadline_s=_DEADLINE_S),
         )
 
@@ -245,6 +258,7 @@ def _measure(
             feature_set=features,
             prefixes=plan.training.prefixes,
             contribution_bound=plan.privacy.contribution_bound,
+            bounds=plan.privacy.bounds,
         )
         for company in companies.companies
     }
@@ -268,7 +282,7 @@ def _measure(
 def _meaning(plan: Plan, *, platforms: dict[int, float]) -> str:
     bound = plan.privacy.contribution_bound
     return (
-        f"whoever sees the released models can hardly tell whether the content of any one person's conversations (at most "
-        f"{bound} used at a company) was part of the training; {shown_epsilon(platforms[2])} for a person who is on two of the "
+        f"whoever sees the released models can hardly tell whether the content of any one person's conversations (which "
+        f"count for at most {bound} at a company) was part of the training; {shown_epsilon(platforms[2])} for a person who is on two of the "
         f"platforms (delta {plan.privacy.delta:g})."
     )

@@ -15,7 +15,14 @@ from ringfence.client.member_settings import DataSettings, MemberSettings, save_
 from ringfence.demo.company_data import write_jsonl
 from ringfence.model.errors import ConfigError
 from ringfence.model.feature_set import FeatureSet
-from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
+from ringfence.model.plan import (
+    RECOMMENDED_BOUNDS,
+    RECOMMENDED_WEIGHT_DECAY,
+    CohortTerms,
+    Plan,
+    PrivacyTerms,
+    TrainingTerms,
+)
 from ringfence.model.simulation import CompanyData
 from ringfence.privacy.accounting import LINEAR_HEAD_PARAMETERS, PLATFORMS
 from ringfence.privacy.grid import floating_point_delta
@@ -65,10 +72,13 @@ def simulation_plan(*, members: int, rounds: int, epsilon: float, feature_set: F
         ConfigError: no noise within a plan's range keeps this epsilon. The caller's fault.
     """
     training = TrainingTerms(
-        rounds=rounds, feature_set=feature_set.name, feature_set_sha256=feature_set.fingerprint
+        rounds=rounds,
+        feature_set=feature_set.name,
+        feature_set_sha256=feature_set.fingerprint,
+        weight_decay=RECOMMENDED_WEIGHT_DECAY,
     )
     steps = training.rounds * training.local_steps
-    promised = PrivacyTerms(noise_multiplier=1.0)
+    promised = PrivacyTerms(bounds=RECOMMENDED_BOUNDS, noise_multiplier=1.0)
     tails = max(PLATFORMS) * floating_point_delta(dimension=LINEAR_HEAD_PARAMETERS, steps=steps)
     noise = noise_multiplier_for(
         epsilon,
@@ -88,7 +98,7 @@ def simulation_plan(*, members: int, rounds: int, epsilon: float, feature_set: F
         federation=FEDERATION,
         demonstration=True,
         training=training,
-        privacy=PrivacyTerms(noise_multiplier=noise),
+        privacy=promised.model_copy(update={"noise_multiplier": noise}),
         cohort=CohortTerms(
             minimum=max(1, math.floor(members * _MINIMUM_SHARE)),
             round_deadline_s=_ROUND_DEADLINE_S,

@@ -269,6 +269,7 @@ def _trained_alone(
         feature_set=feature_set,
         prefixes=federation.plan.training.prefixes,
         contribution_bound=federation.plan.privacy.contribution_bound,
+        bounds=federation.plan.privacy.bounds,
     )
     return train_alone(
         rows,

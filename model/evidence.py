@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ringfence.model.errors import ReleaseError
-from ringfence.model.plan import Name, Plan, Sha256, describe
+from ringfence.model.plan import Bounds, Name, Plan, Sha256, describe
 
 Adversary = Literal["coordinator", "member", "coordinator-and-members", "everybody-else"]
 ADVERSARIES: tuple[Adversary, ...] = (
@@ -64,6 +64,7 @@ class Mechanism(_Form):
     Attributes:
         aggregation: as in the plan.
         noise: as in the plan.
+        bounds: as in the plan.
         sampling: as in the plan.
         sample_rate: q; 1 for full batch.
         steps: T, noised sums of a member over the run.
@@ -78,6 +79,7 @@ class Mechanism(_Form):
 
     aggregation: Literal["open", "sealed"]
     noise: Literal["member", "shared"]
+    bounds: Bounds = "greedy"
     sampling: Literal["full-batch", "poisson"]
     sample_rate: Annotated[float, Field(gt=0, le=1)]
     steps: Annotated[int, Field(ge=1)]
@@ -142,7 +144,7 @@ class PrivacyEvidence(_Form):
         plan_sha256: of the plan that the members agreed to.
         unit: whom the promise protects.
         relation: what two data sets differ in.
-        contribution_bound: k, conversations of one participant used at one member.
+        contribution_bound: k, the most that one participant's conversations count for at one member.
         platforms: m, members at which one participant may have been used.
         delta: of every guarantee.
         guarantees: one for each of the four adversaries.
@@ -199,7 +201,7 @@ class PrivacyEvidence(_Form):
         """Return the promise to a person, in one paragraph with its numbers."""
         headline, fallback = self.guarantee(HEADLINE), self.guarantee(FALLBACK)
         return (
-            f"For every person with at most {self.contribution_bound} conversations used at a member, and at most "
+            f"For every person {said_bound(self.contribution_bound, self.mechanism.bounds)}, and at most "
             f"{self.platforms} member platforms, the released models reveal almost the same whether or not the content "
             f"of those conversations was used: (epsilon, delta) = ({round_up(headline.epsilon)}, {self.delta:g}) against "
             f"the coordinator together with up to {headline.colluding} members, and ({round_up(fallback.epsilon)}, "
@@ -210,6 +212,14 @@ class PrivacyEvidence(_Form):
         """Return the one text that is written as ``privacy.json``, the promise included for people."""
         values = {"promise": self.promise(), **self.model_dump(mode="json")}
         return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def said_bound(contribution_bound: int, bounds: Bounds) -> str:
+    """Return whom a promise is about, as a part of its sentence."""
+    if bounds == "greedy":
+        # Releases hold this sentence word for word: for k = 1 too it says "conversations".
+        return f"with at most {contribution_bound} conversations used at a member"
+    return f"whose conversations count for at most {contribution_bound} at a member"
 
 
 def round_up(epsilon: float) -> str:
@@ -254,6 +264,7 @@ def check_evidence_fits(evidence: PrivacyEvidence, *, plan: Plan) -> None:
         "delta": (evidence.delta, privacy.delta),
         "mechanism.aggregation": (mechanism.aggregation, plan.aggregation),
         "mechanism.noise": (mechanism.noise, privacy.noise),
+        "mechanism.bounds": (mechanism.bounds, privacy.bounds),
         "mechanism.sampling": (mechanism.sampling, privacy.sampling),
         "mechanism.sample_rate": (mechanism.sample_rate, privacy.sample_rate),
         "mechanism.clip_norm": (mechanism.clip_norm, privacy.clip_norm),

@@ -34,6 +34,9 @@ class Architecture(Protocol):
     def initial(self, feature_set: PublicStart) -> npt.NDArray[np.float64]:
         """Return the parameters that training starts from, (p,) float64; public, the same for every member."""
 
+    def is_weight(self, parameters: int) -> npt.NDArray[np.bool_]:
+        """Return which of a head's parameters are weights and not biases, (p,) bool: what weight decay acts on."""
+
     def logits(
         self, parameters: npt.NDArray[np.float64], features: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float64]:
@@ -56,6 +59,10 @@ class LinearHead:
     def initial(self, feature_set: PublicStart) -> npt.NDArray[np.float64]:
         """Return the warm start that ships with the features, fitted without privacy on the public simulation."""
         return feature_set.warm_start.copy()
+
+    def is_weight(self, parameters: int) -> npt.NDArray[np.bool_]:
+        """Return True for all but the last parameter."""
+        return np.arange(parameters) < parameters - 1
 
     def logits(
         self, parameters: npt.NDArray[np.float64], features: npt.NDArray[np.float32]
@@ -101,6 +108,12 @@ class HiddenLayerHead:
         hidden = np.concatenate([shares, -shares])
         output = np.concatenate([np.full(pairs, scale), np.full(pairs, -scale), [0.0]])
         return np.concatenate([hidden.ravel(), output])
+
+    def is_weight(self, parameters: int) -> npt.NDArray[np.bool_]:
+        """Return False for the bias of each hidden unit and for that of the output."""
+        width = (parameters - self.UNITS - 1) // self.UNITS
+        hidden = np.tile(np.arange(width) < width - 1, self.UNITS)
+        return np.concatenate([hidden, np.ones(self.UNITS, dtype=np.bool_), [False]])
 
     def logits(
         self, parameters: npt.NDArray[np.float64], features: npt.NDArray[np.float32]

@@ -20,6 +20,15 @@ from ringfence.model.toml_lines import line_of_key
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+Bounds = Literal["greedy", "fractional", "grouped"]
+"""How a contribution bound is kept; see `PrivacyTerms`."""
+
+_ADDED_LATER = (("training", "weight_decay", 0.0), ("privacy", "bounds", "greedy"))
+
+RECOMMENDED_BOUNDS: Bounds = "grouped"
+RECOMMENDED_WEIGHT_DECAY = 0.003
+"""What new plans say. Chosen as the learning rate was; plans that do not say it mean greedy bounds and no decay."""
+
 DEFAULT_PREFIXES = (0.35, 0.6, 0.8, 1.0)
 """Beginnings of a conversation whose losses are averaged inside its one gradient: half a conversation is to be found too."""
 
@@ -40,6 +49,7 @@ class TrainingTerms(_Terms):
         learning_rate: of the private gradient descent. The default was chosen for member noise, rounds and local steps as below,
             epsilon 2 and size classes near the number of conversations, on simulated companies that no table reports.
         momentum: of the same; lives within one round of one member.
+        weight_decay: of every weight towards 0, biases left alone, added to the private gradient in each step; 0 is none.
         positive_weight: factor on the loss of positive examples.
         prefixes: shares of a conversation's messages, in (0, 1], averaged inside its one gradient.
         averaging: which rounds' models are averaged for publication.
@@ -52,6 +62,7 @@ class TrainingTerms(_Terms):
     local_steps: int = Field(default=10, ge=1, le=1000)
     learning_rate: float = Field(default=0.2, gt=0, le=100)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
     positive_weight: float = Field(default=2.0, gt=0, le=1000)
     prefixes: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         default=DEFAULT_PREFIXES, min_length=1, max_length=16
@@ -63,7 +74,9 @@ class PrivacyTerms(_Terms):
     """What a person is promised.
 
     Attributes:
-        contribution_bound: k, conversations of one person used at one member.
+        contribution_bound: k, the most that one person's conversations count for at one member.
+        bounds: how that is kept. "greedy": whole conversations, no person in more than k; "fractional": all of them, those of busy
+            people weighed down; "grouped": those of the same people are one example, no person in more than k.
         delta: of (epsilon, delta); one constant of the federation.
         clip_norm: C, bound on the L2 norm of one conversation's gradient.
         noise_multiplier: s, standard deviation of a member's noise on its clipped sum, in units of C.
@@ -75,6 +88,7 @@ class PrivacyTerms(_Terms):
     """
 
     contribution_bound: int = Field(default=2, ge=1, le=64)
+    bounds: Bounds = "greedy"
     delta: float = Field(default=1e-6, gt=0, lt=1e-3)
     clip_norm: float = Field(default=1.0, gt=0, le=1e3)
     noise_multiplier: float = Field(gt=0, le=1e4)
@@ -89,6 +103,8 @@ class PrivacyTerms(_Terms):
             raise ValueError('sample_rate must be 1 when sampling = "full-batch"')
         if self.sampling == "poisson" and self.sample_rate == 1.0:
             raise ValueError('sample_rate must be below 1 when sampling = "poisson"')
+        if self.sampling == "poisson" and self.bounds == "fractional":
+            raise ValueError('bounds = "fractional" holds for sampling = "full-batch" alone')
         return self
 
 
@@ -142,8 +158,15 @@ class Plan(_Terms):
         return self.training.rounds * self.training.local_steps
 
     def canonical_json(self) -> bytes:
-        """Return the one byte string that is hashed and signed."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        """Return the one byte string that is hashed and signed.
+
+        Terms that were added later are left out where they say what plans without them meant: those keep their digest.
+        """
+        values = self.model_dump(mode="json")
+        for section, name, meant in _ADDED_LATER:
+            if values[section][name] == meant:
+                del values[section][name]
+        return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     def digest(self) -> str:
         """Return the SHA-256 of `canonical_json`, in hexadecimal."""

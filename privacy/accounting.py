@@ -13,8 +13,9 @@ from functools import lru_cache
 from importlib import metadata
 
 from ringfence.model.errors import ConfigError
+from ringfence.model.evidence import said_bound
 from ringfence.model.head import parameter_count
-from ringfence.model.plan import Plan
+from ringfence.model.plan import Bounds, Plan
 from ringfence.privacy.gaussian_privacy import gaussian_epsilon
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.run_mechanisms import run_mechanisms, tail_delta
@@ -52,6 +53,7 @@ class PrivacyStatement:
 
     Attributes:
         contribution_bound: k.
+        bounds: how it is kept.
         delta: of every epsilon here.
         steps: T, private steps over the run.
         sample_rate: q; 1 for the full batch.
@@ -65,6 +67,7 @@ class PrivacyStatement:
     """
 
     contribution_bound: int
+    bounds: Bounds
     delta: float
     steps: int
     sample_rate: float
@@ -78,11 +81,10 @@ class PrivacyStatement:
 
     def sentence(self) -> str:
         """Return the promise in plain words, with its numbers."""
-        k = self.contribution_bound
         platforms = dict(self.epsilon_by_platforms)
         one, several = platforms[1], platforms[PROMISED_PLATFORMS]
         return (
-            f"For every person with at most {k} conversation{'s' * (k != 1)} used at a member, the released models reveal "
+            f"For every person {said_bound(self.contribution_bound, self.bounds)}, the released models reveal "
             f"almost the same whether or not the content of those conversations was used: "
             f"epsilon {one:.2f} for a person on one member platform, {several:.2f} on {PROMISED_PLATFORMS} "
             f"(delta {self.delta:g}), against {self.adversaries[2].sees}; "
@@ -142,6 +144,7 @@ def epsilon_of(plan: Plan, *, dimension: int | None = None, evaluations: int = 1
     headline = adversaries[2]
     return PrivacyStatement(
         contribution_bound=k,
+        bounds=privacy.bounds,
         delta=privacy.delta,
         steps=plan.steps,
         sample_rate=q,

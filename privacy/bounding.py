@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ringfence.model.conversation import Conversation
@@ -29,11 +30,18 @@ class KeptConversation:
         pseudonym: keyed hash of the conversation's id.
         participants: keyed hashes of everyone in it, sorted, without repetition.
         weight: factor on its clipped gradient, in (0, 1]; 1 where nothing is fractional.
+        group: pseudonym of the conversation whose example this one belongs to; empty for an example of its own.
     """
 
     pseudonym: str
     participants: tuple[str, ...]
     weight: float = 1.0
+    group: str = ""
+
+    @property
+    def example(self) -> str:
+        """Name of the training example that this conversation belongs to."""
+        return self.group or self.pseudonym
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +49,61 @@ class ContributionManifest:
     """What the trainer re-checks: which conversations are used, under pseudonyms. It stays at the member.
 
     Attributes:
-        contribution_bound: k, the most that all conversations of one person weigh together.
-        kept: one row for each training example, in the order of the examples.
+        contribution_bound: k, the most that one person counts for.
+        kept: one row for each conversation, in the order of their rows of features; those of one example lie together.
     """
 
     contribution_bound: int
     kept: tuple[KeptConversation, ...]
 
+    def examples(self) -> Iterator[tuple[KeptConversation, ...]]:
+        """Yield the conversations of each example: one, unless they are grouped."""
+        for _, rows in itertools.groupby(self.kept, key=lambda row: row.example):
+            yield tuple(rows)
+
     @property
     def largest_contribution(self) -> float:
-        """Return the largest weight that the conversations of any one person sum to; 0 for an empty manifest."""
+        """Return the most that any one person counts for; 0 for an empty manifest.
+
+        In an example a person counts for what leaving out their conversations can change it by, in units of the clip norm:
+        the weights of those conversations together, and no more than 1 where they are all of the example, which is clipped
+        as a whole, or 2 where others remain in it (`ringfence.privacy.grouping`).
+        """
         totals: dict[str, float] = {}
-        for row in self.kept:
-            for participant in row.participants:
-                totals[participant] = totals.get(participant, 0.0) + row.weight
+        for rows in self.examples():
+            weights: dict[str, list[float]] = {}
+            for row in rows:
+                for participant in row.participants:
+                    weights.setdefault(participant, []).append(row.weight)
+            for participant, own in weights.items():
+                most = 1.0 if len(own) == len(rows) else 2.0
+                totals[participant] = totals.get(participant, 0.0) + min(sum(own), most)
         return max(totals.values(), default=0.0)
 
     @property
+    def most_examples(self) -> int:
+        """Return the largest number of examples that any one person is in; 0 for an empty manifest."""
+        counts: Counter[str] = Counter()
+        for rows in self.examples():
+            counts.update({participant for row in rows for participant in row.participants})
+        return max(counts.values(), default=0)
+
+    @property
     def weights(self) -> tuple[float, ...]:
-        """Return each example's weight, in the order of the examples."""
+        """Return each conversation's weight, in the order of the rows."""
         return tuple(row.weight for row in self.kept)
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Return how many conversations each example has, in the order of the rows."""
+        return tuple(len(rows) for rows in self.examples())
 
     def digest(self) -> str:
         """Return a SHA-256 over every row, in hexadecimal: names this choice in the member's own ledger."""
         state = hashlib.sha256(f"{self.contribution_bound}".encode())
         for row in self.kept:
-            state.update(f"|{row.pseudonym}|{','.join(row.participants)}|{row.weight!r}".encode())
+            grouped = f"|{row.group}" if row.group else ""
+            state.update(f"|{row.pseudonym}|{','.join(row.participants)}|{row.weight!r}{grouped}".encode())
         return state.hexdigest()
 
 
@@ -81,6 +118,14 @@ class BoundedContributions:
 
     positions: tuple[int, ...]
     manifest: ContributionManifest
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[KeptConversation], positions: Sequence[int], contribution_bound: int
+    ) -> BoundedContributions:
+        """Return the rows at some positions, in that order."""
+        manifest = ContributionManifest(contribution_bound, tuple(rows[position] for position in positions))
+        return cls(positions=tuple(positions), manifest=manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +164,8 @@ def bound_contributions(
         ConfigError: the bound or the secret is out of range. The operator's fault.
         DataError: two conversations have one id. The data owner's fault.
     """
-    _check_terms(contribution_bound, secret)
-    rows = _pseudonymous_rows(conversations, secret)
+    check_terms(contribution_bound, secret)
+    rows = pseudonymous_rows(conversations, secret)
     used: Counter[str] = Counter()
     positions: list[int] = []
     for position in sorted(range(len(rows)), key=lambda index: rows[index].pseudonym):
@@ -128,7 +173,7 @@ def bound_contributions(
         if participants and all(used[participant] < contribution_bound for participant in participants):
             used.update(participants)
             positions.append(position)
-    return _bounded(rows, positions, contribution_bound)
+    return BoundedContributions.of(rows, positions, contribution_bound)
 
 
 def fractional_weights(
@@ -144,8 +189,8 @@ def fractional_weights(
 
     Args and errors are those of `bound_contributions`.
     """
-    _check_terms(contribution_bound, secret)
-    rows = _pseudonymous_rows(conversations, secret)
+    check_terms(contribution_bound, secret)
+    rows = pseudonymous_rows(conversations, secret)
     degree = Counter(participant for row in rows for participant in row.participants)
     weighted = [
         KeptConversation(
@@ -159,7 +204,7 @@ def fractional_weights(
     ]
     positions = [index for index, row in enumerate(weighted) if row.participants]
     positions.sort(key=lambda index: weighted[index].pseudonym)
-    return _bounded(weighted, positions, contribution_bound)
+    return BoundedContributions.of(weighted, positions, contribution_bound)
 
 
 def verify_manifest(manifest: ContributionManifest, *, contribution_bound: int) -> None:
@@ -167,7 +212,7 @@ def verify_manifest(manifest: ContributionManifest, *, contribution_bound: int) 
 
     Raises:
         BudgetError: somebody is over the bound, the manifest was made for a larger bound, a conversation is listed
-            twice or belongs to nobody, or a weight is out of range. Training must not start.
+            twice or belongs to nobody, a weight is out of range, or an example is in pieces. Training must not start.
     """
     hint = "Bound the contributions again with the plan's contribution_bound."
     if manifest.contribution_bound > contribution_bound:
@@ -181,6 +226,9 @@ def verify_manifest(manifest: ContributionManifest, *, contribution_bound: int) 
             )
         if not (math.isfinite(row.weight) and 0.0 < row.weight <= 1.0):
             raise BudgetError("A weight of the manifest is outside (0, 1].", hint=hint)
+    names = [rows[0].example for rows in manifest.examples()]
+    if len(set(names)) != len(names):
+        raise BudgetError("The conversations of an example do not lie together in the manifest.", hint=hint)
     if manifest.largest_contribution > contribution_bound + _WEIGHT_TOLERANCE:
         raise BudgetError("A person takes part in more conversations than the plan allows.", hint=hint)
 
@@ -205,7 +253,12 @@ def participant_pseudonym(author: str, *, secret: bytes) -> str:
     return _pseudonym(secret, "participant", normalise_participant(author))
 
 
-def _check_terms(contribution_bound: int, secret: bytes) -> None:
+def check_terms(contribution_bound: int, secret: bytes) -> None:
+    """Refuse a bound or a secret that is out of range.
+
+    Raises:
+        ConfigError: it is. The operator's fault.
+    """
     if contribution_bound < 1:
         raise ConfigError("The contribution bound must be at least 1.", hint="Correct it in the plan.")
     if len(secret) < MINIMUM_SECRET_BYTES:
@@ -215,7 +268,12 @@ def _check_terms(contribution_bound: int, secret: bytes) -> None:
         )
 
 
-def _pseudonymous_rows(conversations: Sequence[Conversation], secret: bytes) -> list[KeptConversation]:
+def pseudonymous_rows(conversations: Sequence[Conversation], secret: bytes) -> list[KeptConversation]:
+    """Return a row for each conversation, in their order, as if all were kept.
+
+    Raises:
+        DataError: two conversations have one id. The data owner's fault.
+    """
     rows = [
         KeptConversation(
             pseudonym=_pseudonym(secret, "conversation", conversation.id),
@@ -235,10 +293,3 @@ def _pseudonymous_rows(conversations: Sequence[Conversation], secret: bytes) -> 
 
 def _pseudonym(secret: bytes, kind: str, value: str) -> str:
     return hmac.new(secret, f"{kind}|{value}".encode(), hashlib.sha256).hexdigest()
-
-
-def _bounded(
-    rows: Sequence[KeptConversation], positions: Sequence[int], contribution_bound: int
-) -> BoundedContributions:
-    manifest = ContributionManifest(contribution_bound, tuple(rows[position] for position in positions))
-    return BoundedContributions(positions=tuple(positions), manifest=manifest)

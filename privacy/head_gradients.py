@@ -22,7 +22,7 @@ import numpy as np
 
 from ringfence.model.errors import ConfigError
 from ringfence.model.head import HiddenLayerHead, LinearHead
-from ringfence.privacy.arrays import FloatArray
+from ringfence.privacy.arrays import FloatArray, IntegerArray
 
 _NORM_SLACK = 2.0**-32
 """Norms from products are made this much longer, relatively to their largest term: more than rounding can take off."""
@@ -53,10 +53,13 @@ class Examined:
         squared_norms: returns ``(m,)``, of each conversation's gradient; not finite where the gradient is not.
         weighted_sum: returns the sum of the gradients, ``(parameters,)``, each times its factor of ``(m,)``; a conversation
             of factor 0 counts as nothing, whatever it holds.
+        inner_products: returns ``(pairs,)``, of the gradients of the first and of the second conversation of each pair, given
+            their places in the batch and the products of their rows, ``(prefixes, prefixes, pairs)``.
     """
 
     squared_norms: Callable[[], FloatArray]
     weighted_sum: Callable[[FloatArray], FloatArray]
+    inner_products: Callable[[IntegerArray, IntegerArray, FloatArray], FloatArray]
 
 
 class HeadFormula(Protocol):
@@ -94,7 +97,10 @@ class LinearFormula:
             result: FloatArray = _scaled(residuals, factors).T.reshape(-1) @ _flat(batch.rows)
             return result
 
-        return Examined(lambda: _squares(residuals, batch.products), weighted_sum)
+        def inner_products(first: IntegerArray, second: IntegerArray, products: FloatArray) -> FloatArray:
+            return _bilinear(residuals.take(first, axis=1), products, residuals.take(second, axis=1))
+
+        return Examined(lambda: _squares(residuals, batch.products), weighted_sum, inner_products)
 
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
@@ -134,7 +140,14 @@ class HiddenLayerFormula:
             of_hidden = backward.reshape(len(backward), -1) @ _flat(batch.rows)
             return np.concatenate([of_hidden.reshape(-1), _finite(of_output) @ factors])
 
-        return Examined(squared_norms, weighted_sum)
+        def inner_products(first: IntegerArray, second: IntegerArray, products: FloatArray) -> FloatArray:
+            between = np.einsum("aum,bum->abm", slopes.take(first, axis=2), slopes.take(second, axis=2))
+            between *= products
+            result = _bilinear(residuals.take(first, axis=1), between, residuals.take(second, axis=1))
+            result += np.einsum("um,um->m", of_output.take(first, axis=1), of_output.take(second, axis=1))
+            return result
+
+        return Examined(squared_norms, weighted_sum, inner_products)
 
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
@@ -192,13 +205,27 @@ def products_of(rows: FloatArray) -> FloatArray:
     return products
 
 
+def products_between(rows: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the products of every prefix of one conversation with every prefix of another: ``(prefixes, prefixes, pairs)``.
+
+    Args:
+        rows: ``(pairs, prefixes, dimension + 1)`` float64, the first of each pair.
+        others: the second.
+    """
+    return np.ascontiguousarray(np.matmul(rows, others.transpose(0, 2, 1)).transpose(1, 2, 0))
+
+
 def _flat(values: FloatArray) -> FloatArray:
     return values.reshape(-1, values.shape[-1])
 
 
 def _squares(residuals: FloatArray, products: FloatArray) -> FloatArray:
-    squares: FloatArray = np.einsum("abm,am,bm->m", products, residuals, residuals)
-    return squares
+    return _bilinear(residuals, products, residuals)
+
+
+def _bilinear(left: FloatArray, products: FloatArray, right: FloatArray) -> FloatArray:
+    found: FloatArray = np.einsum("abm,am,bm->m", products, left, right)
+    return found
 
 
 def _scaled(residuals: FloatArray, factors: FloatArray) -> FloatArray:

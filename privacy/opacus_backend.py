@@ -15,8 +15,9 @@ from torch import nn
 from ringfence.model.errors import ConfigError
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
 from ringfence.privacy.clipped_sum import check_examples
+from ringfence.privacy.examples import Examples
 from ringfence.privacy.grid import Grid
-from ringfence.privacy.torch_sum import clip_gradients, micro_batches, sum_on_fine_grid
+from ringfence.privacy.torch_sum import MICRO_BATCH, one_each, places_of, sum_on_fine_grid
 
 _PROBES = 4
 _TOLERANCE = 1e-5
@@ -26,7 +27,8 @@ _TOLERANCE = 1e-5
 class ModuleGradients:
     """Per-conversation gradients of a module that maps features to logits.
 
-    Mechanism: per-example clipping to C, weighting, a sum, one rounding of it to the grid.
+    Mechanism: per-conversation clipping to C, weighting, the sum of each example clipped to C where it has several
+        conversations, the sum of all, one rounding of it to the grid.
     Unit: one participant, whose conversations weigh at most k together.
     Assumes: the module treats examples one by one. Batch normalisation, mean-centring and negatives from the batch do
         not, and the last two pass Opacus' validator: made-up examples are therefore held to batches of one, here and now.
@@ -41,6 +43,7 @@ class ModuleGradients:
         grid: of as many parameters as the module has.
         positive_weight: factor on the loss of positive conversations, above 0.
         weights: ``(n,)`` factors in (0, 1] on clipped gradients, None for 1.
+        group_sizes: ``(e,)``, conversations of each example, which lie together; None where each is one.
 
     Raises:
         ConfigError: shapes do not fit together, or the module cannot be trained in private. The caller's fault.
@@ -55,8 +58,9 @@ class ModuleGradients:
         grid: Grid,
         positive_weight: float,
         weights: FloatArray | None = None,
+        group_sizes: IntegerArray | None = None,
     ) -> None:
-        check_examples(features, labels, weights)
+        check_examples(features, labels, weights, group_sizes)
         problems = ModuleValidator.validate(module, strict=False)
         if problems:
             raise ConfigError(
@@ -78,12 +82,13 @@ class ModuleGradients:
         self._weights = (
             None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self._device)
         )
+        self._examples = Examples(one_each(len(labels)) if group_sizes is None else group_sizes)
         refuse_mixing(self, shape=tuple(self._features.shape[1:]))
 
     @property
     def examples(self) -> int:
-        """Number of conversations."""
-        return int(self._labels.shape[0])
+        """Number of examples: of conversations, unless they are grouped."""
+        return len(self._examples)
 
     @property
     def grid(self) -> Grid:
@@ -91,20 +96,23 @@ class ModuleGradients:
         return self._grid
 
     def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
-        """Return the sum of the selected conversations' clipped gradients (all of them for None), ``(d,)`` int64."""
+        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
         self._load(parameters)
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
-        for rows in micro_batches(self.examples, selected, self._device):
-            clipped = clip_gradients(self._gradients_of(rows), clip_norm=self._grid.clip_norm)
+        for group in self._examples.stretches(selected, most=MICRO_BATCH):
+            rows = places_of(group, self._device)
             total += sum_on_fine_grid(
-                clipped, None if self._weights is None else self._weights[rows], self._grid
+                self._gradients_of(rows),
+                group,
+                weights=None if self._weights is None else self._weights[rows],
+                grid=self._grid,
             )
         return self._grid.rounded(np.asarray(total.cpu().numpy()))
 
     def gradients(self, parameters: FloatArray, *, rows: IntegerArray | None = None) -> FloatArray:
         """Return gradients before clipping, ``(n, d)`` float64, computed in one batch of the given rows (None: all)."""
         self._load(parameters)
-        chosen = torch.as_tensor(np.arange(self.examples) if rows is None else rows, device=self._device)
+        chosen = torch.as_tensor(np.arange(len(self._labels)) if rows is None else rows, device=self._device)
         return np.asarray(self._gradients_of(chosen).cpu().numpy())
 
     def _load(self, parameters: FloatArray) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from ringfence.model.errors import ConfigError
+from ringfence.model.evidence import said_bound
 from ringfence.model.head import parameter_count
 from ringfence.model.plan import Plan
 from ringfence.privacy.accounting import PrivacyStatement, epsilon_of
@@ -57,7 +58,7 @@ class PlanReport:
             f"plan {plan.name} for {plan.federation}: {plan.purpose}",
             f"  digest      {plan.digest()}",
             f"  trains      {trains}, {steps}, {sampled} in each",
-            f"  protects    at most {said.contribution_bound} conversations of a person, {noise}",
+            f"  protects    a person {said_bound(said.contribution_bound, said.bounds)}, {noise}",
             f"  answers     {plan.aggregation}, {plan.cohort.minimum} members or more",
             f"epsilon at delta {said.delta:g}, by who works together against a person",
         ]

@@ -58,9 +58,9 @@ def noised_score_histogram(
             not a positive number, or labels are not 0 or 1.
     """
     verify_manifest(manifest, contribution_bound=contribution_bound)
-    if any(weight != 1.0 for weight in manifest.weights):
+    if any(weight != 1.0 for weight in manifest.weights) or len(manifest.group_sizes) < len(manifest.kept):
         raise BudgetError(
-            "A histogram counts whole conversations, not fractions.",
+            "A histogram counts whole conversations, not fractions and not groups.",
             hint="Bound with whole conversations for a plan that evaluates.",
         )
     if not scores.shape == labels.shape == (len(manifest.kept),):

@@ -9,6 +9,7 @@ from ringfence.model.errors import ConfigError
 from ringfence.model.head import HiddenLayerHead, LinearHead
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
 from ringfence.privacy.clipped_sum import check_examples
+from ringfence.privacy.examples import Examples, GroupedRows
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.head_gradients import formula_of
 
@@ -35,9 +36,10 @@ class DeviceHeadGradients:
         grid: Grid,
         positive_weight: float,
         weights: FloatArray | None = None,
+        group_sizes: IntegerArray | None = None,
         device: str,
     ) -> None:
-        check_examples(features, labels, weights)
+        check_examples(features, labels, weights, group_sizes)
         if (
             features.ndim != 3
             or features.shape[1] < 1
@@ -55,11 +57,13 @@ class DeviceHeadGradients:
         self._weights = (
             None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self._device)
         )
+        self._conversations = len(labels)
+        self._examples = Examples(one_each(len(labels)) if group_sizes is None else group_sizes)
 
     @property
     def examples(self) -> int:
-        """Number of conversations."""
-        return int(self._targets.shape[0])
+        """Number of examples: of conversations, unless they are grouped."""
+        return len(self._examples)
 
     @property
     def grid(self) -> Grid:
@@ -67,18 +71,21 @@ class DeviceHeadGradients:
         return self._grid
 
     def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
-        """Return the sum of the selected conversations' clipped gradients (all of them for None), ``(d,)`` int64."""
+        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
-        for rows in micro_batches(self.examples, selected, self._device):
-            clipped = clip_gradients(self._gradients(parameters, rows), clip_norm=self._grid.clip_norm)
+        for group in self._examples.stretches(selected, most=MICRO_BATCH):
+            rows = places_of(group, self._device)
             total += sum_on_fine_grid(
-                clipped, None if self._weights is None else self._weights[rows], self._grid
+                self._gradients(parameters, rows),
+                group,
+                weights=None if self._weights is None else self._weights[rows],
+                grid=self._grid,
             )
         return self._grid.rounded(np.asarray(total.cpu().numpy()))
 
     def gradients(self, parameters: FloatArray) -> FloatArray:
         """Return every conversation's gradient before clipping, ``(n, d)`` float64, computed in one batch."""
-        everyone = torch.arange(self.examples, device=self._device)
+        everyone = torch.arange(self._conversations, device=self._device)
         return np.asarray(self._gradients(parameters, everyone).cpu().numpy())
 
     def _gradients(self, parameters: FloatArray, rows: torch.Tensor) -> torch.Tensor:
@@ -88,15 +95,17 @@ class DeviceHeadGradients:
         return self._gradients_of(model, wide, self._targets[rows], self._shares[rows])
 
 
-def micro_batches(
-    examples: int, selected: MaskArray | None, device: torch.device
-) -> tuple[torch.Tensor, ...]:
-    """Return the selected rows in pieces of `MICRO_BATCH`; none selected gives no piece, and the sum stays zero."""
-    rows = np.arange(examples) if selected is None else np.flatnonzero(selected)
-    return tuple(
-        torch.as_tensor(rows[start : start + MICRO_BATCH], device=device)
-        for start in range(0, len(rows), MICRO_BATCH)
-    )
+def one_each(conversations: int) -> IntegerArray:
+    """Return the group sizes of conversations that are an example each."""
+    return np.ones(conversations, dtype=np.int64)
+
+
+def places_of(group: GroupedRows, device: torch.device) -> torch.Tensor:
+    """Return the places of a stretch's conversations among all, on the device."""
+    rows = group.rows
+    if isinstance(rows, slice):
+        return torch.arange(rows.start, rows.stop, device=device)
+    return torch.as_tensor(rows, device=device)
 
 
 def clip_gradients(gradients: torch.Tensor, *, clip_norm: float) -> torch.Tensor:
@@ -109,10 +118,31 @@ def clip_gradients(gradients: torch.Tensor, *, clip_norm: float) -> torch.Tensor
     return torch.where(torch.isfinite(norms), gradients * factors, torch.zeros_like(gradients))
 
 
-def sum_on_fine_grid(clipped: torch.Tensor, weights: torch.Tensor | None, grid: Grid) -> torch.Tensor:
-    """Weigh clipped rows and sum them, in whole numbers of the fine grid: ``(d,)`` int64; see `clipped_sum.on_fine_grid`."""
-    weighted = clipped if weights is None else clipped * weights[:, None]
-    return torch.round(weighted.sum(dim=0) / grid.fine_step).to(torch.int64)
+def sum_on_fine_grid(
+    gradients: torch.Tensor, group: GroupedRows, *, weights: torch.Tensor | None, grid: Grid
+) -> torch.Tensor:
+    """Clip, weigh and sum the gradients of a stretch, example by example, in whole numbers of the fine grid.
+
+    Args:
+        gradients: ``(m, d)`` float64, of its conversations.
+        group: the stretch.
+        weights: ``(m,)`` factors on clipped gradients, None for 1.
+        grid: of the plan; see `ringfence.privacy.clipped_sum.on_fine_grid`.
+
+    Returns:
+        ``(d,)`` int64.
+    """
+    clipped = clip_gradients(gradients, clip_norm=grid.clip_norm)
+    if weights is not None:
+        clipped = clipped * weights[:, None]
+    if len(group.first):
+        example = np.repeat(np.arange(len(group.sizes)), group.sizes)
+        of_examples = torch.zeros(
+            (len(group.sizes), clipped.shape[1]), dtype=clipped.dtype, device=clipped.device
+        )
+        of_examples.index_add_(0, torch.as_tensor(example, device=clipped.device), clipped)
+        clipped = clip_gradients(of_examples, clip_norm=grid.clip_norm)
+    return torch.round(clipped.sum(dim=0) / grid.fine_step).to(torch.int64)
 
 
 def _linear(

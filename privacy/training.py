@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ringfence.model.errors import BudgetError, ConfigError, PeerError
+from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import TrainingTerms
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray
 from ringfence.privacy.bounding import ContributionManifest, verify_manifest
@@ -31,7 +32,7 @@ def train_privately(
 ) -> FloatArray:
     """Take private steps on the plan's head and return the model after them.
 
-    Mechanism: composition of T (sampled) Gaussian steps, then post-processing (momentum gradient descent).
+    Mechanism: composition of T (sampled) Gaussian steps, then post-processing (momentum gradient descent, weight decay).
     Unit: one participant, whose conversations weigh at most k together (checked again here, from the manifest).
     Assumes: what `private_gradient` assumes; the caller charges ``mechanism`` before anything leaves.
     Sensitivity: k * S a step.
@@ -54,7 +55,7 @@ def train_privately(
         ``(p,)`` float64.
 
     Raises:
-        BudgetError: somebody counts more often than the plan allows, or weights are fractional under sampling.
+        BudgetError: somebody counts more often than the plan allows, or is in more than k examples under sampling.
         ConfigError: shapes, labels, steps or size class are out of range, or the architecture is not known. The caller's
             fault.
         PeerError: the model that was given is not finite. The coordinator's fault.
@@ -67,19 +68,22 @@ def train_privately(
             "The examples are not the conversations of the manifest.",
             hint="Compute the features of exactly the conversations that the contribution bound kept.",
         )
-    fractional = any(weight != 1.0 for weight in manifest.weights)
     full_batch = mechanism.sample_rate == 1.0
-    if fractional and not full_batch:
+    if not full_batch and manifest.most_examples > mechanism.contribution_bound:
         raise BudgetError(
             "Fractional contribution bounds hold for the full batch only.",
             hint="Bound with whole conversations for a plan that samples.",
         )
+    sizes = manifest.group_sizes
     source = _source(
         features,
         labels,
         terms=terms,
         grid=Grid(clip_norm=clip_norm, dimension=len(parameters)),
-        weights=np.asarray(manifest.weights, dtype=np.float64) if fractional else None,
+        weights=np.asarray(manifest.weights, dtype=np.float64)
+        if any(weight != 1.0 for weight in manifest.weights)
+        else None,
+        group_sizes=np.asarray(sizes, dtype=np.int64) if max(sizes, default=1) > 1 else None,
         device=device,
     )
     step = StepTerms(
@@ -102,9 +106,10 @@ def descend_privately(
     """Take private steps with any source of clipped sums; see `train_privately`, which checks what this assumes."""
     _check_steps(steps)
     current = np.array(parameters, dtype=np.float64)
-    velocity = np.zeros_like(current)
+    velocity, decay = np.zeros_like(current), weight_decay_of(terms, parameters=len(current))
     for _ in range(steps):
-        velocity = terms.momentum * velocity + private_gradient(source, current, terms=step, rng=rng)
+        gradient = private_gradient(source, current, terms=step, rng=rng)
+        velocity = terms.momentum * velocity + gradient + decay * current
         current = current - terms.learning_rate * velocity
     return current
 
@@ -132,11 +137,22 @@ def train_without_privacy(
         positive_weight=terms.positive_weight,
     )
     current = np.array(parameters, dtype=np.float64)
-    velocity = np.zeros_like(current)
+    velocity, decay = np.zeros_like(current), weight_decay_of(terms, parameters=len(current))
     for _ in range(steps):
-        velocity = terms.momentum * velocity + source.mean_gradient(current)
+        velocity = terms.momentum * velocity + source.mean_gradient(current) + decay * current
         current = current - terms.learning_rate * velocity
     return current
+
+
+def weight_decay_of(terms: TrainingTerms, *, parameters: int) -> FloatArray:
+    """Return what each parameter is multiplied by and added to its gradient, ``(p,)`` float64: 0 for biases.
+
+    Source: Loshchilov and Hutter 2019, arXiv 1711.05101, section 2 (L2 regularisation under momentum). It looks at the model
+    alone, so that it is post-processing.
+    """
+    if terms.weight_decay == 0.0:
+        return np.zeros(parameters)
+    return np.where(ARCHITECTURES[terms.architecture].is_weight(parameters), terms.weight_decay, 0.0)
 
 
 def nearest_size_class(expected: int) -> int:
@@ -177,10 +193,13 @@ def _source(
     terms: TrainingTerms,
     grid: Grid,
     weights: FloatArray | None,
+    group_sizes: IntegerArray | None,
     device: str,
 ) -> ClippedSumSource:
     if terms.architecture not in FORMULAS:
-        return _through_its_module(features, labels, terms=terms, grid=grid, weights=weights, device=device)
+        return _through_its_module(
+            features, labels, terms=terms, grid=grid, weights=weights, group_sizes=group_sizes, device=device
+        )
     if device == "cpu":
         return HeadGradients(
             terms.architecture,
@@ -189,6 +208,7 @@ def _source(
             grid=grid,
             positive_weight=terms.positive_weight,
             weights=weights,
+            group_sizes=group_sizes,
         )
     from ringfence.privacy.torch_sum import DeviceHeadGradients
 
@@ -199,6 +219,7 @@ def _source(
         grid=grid,
         positive_weight=terms.positive_weight,
         weights=weights,
+        group_sizes=group_sizes,
         device=device,
     )
 
@@ -210,6 +231,7 @@ def _through_its_module(
     terms: TrainingTerms,
     grid: Grid,
     weights: FloatArray | None,
+    group_sizes: IntegerArray | None,
     device: str,
 ) -> ClippedSumSource:
     """Return the sums of a head that has no closed form: per-sample gradients by Opacus; clip, grid and noise as for any."""
@@ -223,6 +245,7 @@ def _through_its_module(
         grid=grid,
         positive_weight=terms.positive_weight,
         weights=weights,
+        group_sizes=group_sizes,
     )
 
 

@@ -8,7 +8,15 @@ from pydantic import ValidationError
 
 from ringfence.model.errors import ConfigError
 from ringfence.model.feature_set import load_feature_set
-from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms, describe
+from ringfence.model.plan import (
+    RECOMMENDED_BOUNDS,
+    RECOMMENDED_WEIGHT_DECAY,
+    CohortTerms,
+    Plan,
+    PrivacyTerms,
+    TrainingTerms,
+    describe,
+)
 from ringfence.privacy.plan_solving import FixedTerms, solve
 from ringfence.server.coordinator_settings import CoordinatorSettings
 
@@ -69,9 +77,11 @@ def draft_plan(terms: DraftTerms, *, settings: CoordinatorSettings) -> Plan:
                 feature_set_sha256=load_feature_set(terms.feature_set).fingerprint,
                 rounds=terms.rounds,
                 local_steps=terms.fixed.local_steps,
+                weight_decay=RECOMMENDED_WEIGHT_DECAY,
             ),
             privacy=PrivacyTerms(
                 contribution_bound=terms.fixed.contribution_bound,
+                bounds=RECOMMENDED_BOUNDS,
                 delta=terms.fixed.delta,
                 noise_multiplier=noise,
                 sampling="full-batch" if terms.sample_rate == 1.0 else "poisson",

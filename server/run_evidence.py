@@ -125,6 +125,7 @@ def evidence_of_run(
         mechanism=Mechanism(
             aggregation=plan.aggregation,
             noise=terms.noise,
+            bounds=terms.bounds,
             sampling=terms.sampling,
             sample_rate=terms.sample_rate,
             steps=steps,

@@ -138,7 +138,7 @@ class Case:
         if self.plan.training.architecture == "hidden-1761":
             # No unit does anything yet: only the last bias moves the score.
             return -np.eye(dimension_of(self.plan))[-1]
-        row = trainer._rows(self.plan, prefixes=(1.0,)).features[0, 0].astype(np.float64)
+        row = trainer._rows(self.plan, prefixes=(1.0,), bounds="greedy").features[0, 0].astype(np.float64)
         gradient = -np.append(row, 1.0)
         return gradient / np.linalg.norm(gradient)
 

@@ -72,7 +72,12 @@ def write(home: MemberHome, *lines: object) -> DataSettings:
 def rows_of(home: MemberHome, data: DataSettings, features: FeatureSet) -> TrainingRows:
     with take_snapshot(home, data=data) as snapshot:
         return training_rows(
-            home, conversations=snapshot, feature_set=features, prefixes=PREFIXES, contribution_bound=2
+            home,
+            conversations=snapshot,
+            feature_set=features,
+            prefixes=PREFIXES,
+            contribution_bound=2,
+            bounds="greedy",
         )
 
 

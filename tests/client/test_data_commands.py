@@ -32,7 +32,7 @@ def test_the_counts_are_those_of_the_conversations() -> None:
         talk("c3", "d", label=None),
         Conversation("c4", (), label=0),
     ]
-    found = summarise(data, contribution_bound=1, secret=KEY)
+    found = summarise(data, contribution_bound=1, bounds="greedy", secret=KEY)
     assert found.conversations == LabelCounts(positive=1, negative=2, undecided=1)
     assert (found.messages, found.median_length, found.longest) == (6, 1.5, 3)
     assert found.first_at == "1970-01-01T00:00:00+00:00"
@@ -46,8 +46,16 @@ def test_the_counts_are_those_of_the_conversations() -> None:
 
 def test_a_larger_bound_keeps_more() -> None:
     data = [talk(f"c{index}", "busy", f"p{index}", label=index % 2) for index in range(20)]
-    kept = [summarise(data, contribution_bound=k, secret=KEY).kept.total for k in (1, 2, 8, 64)]
+    kept = [
+        summarise(data, contribution_bound=k, bounds="greedy", secret=KEY).kept.total for k in (1, 2, 8, 64)
+    ]
     assert kept == [1, 2, 8, 20]
+
+
+def test_grouping_keeps_more_in_as_many_examples() -> None:
+    data = [talk(f"c{index}", "busy", f"p{index}", label=index % 2) for index in range(6)]
+    found = summarise(data, contribution_bound=1, secret=KEY)
+    assert (found.bounds, found.kept.total, found.dropped.total, found.examples) == ("grouped", 6, 0, 1)
 
 
 def many(**options: Any) -> list[Conversation]:
@@ -158,7 +166,16 @@ def test_that_the_bound_leaves_only_one_kind_is_said(
     path = tmp_path / "chats.jsonl"
     lines = [{"id": n, "label": n, "messages": [{"author": "everywhere", "text": "x"}]} for n in (0, 1)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arguments = ["check", str(path), "--contribution-bound", "1", "--home", str(tmp_path / "home")]
+    arguments = [
+        "check",
+        str(path),
+        "--contribution-bound",
+        "1",
+        "--bounds",
+        "greedy",
+        "--home",
+        str(tmp_path / "home"),
+    ]
     assert run_application(application, arguments) == 0
     assert "the bound on each person keeps only one kind" in capsys.readouterr().err
 
@@ -176,9 +193,12 @@ def test_the_command_prints_counts_and_neither_text_nor_names(
     chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home = str(tmp_path / "home")
-    assert run_application(application, ["check", str(chats), "--home", home]) == 0
+    assert run_application(application, ["check", str(chats), "--bounds", "greedy", "--home", home]) == 0
     text = capsys.readouterr()
-    assert run_application(application, ["check", str(chats), "--home", home, "--json"]) == 0
+    assert (
+        run_application(application, ["check", str(chats), "--bounds", "greedy", "--home", home, "--json"])
+        == 0
+    )
     as_json = capsys.readouterr()
     data = json.loads(as_json.out)["data"]
     assert data["conversations"] == {"positive": 5, "negative": 5, "undecided": 0}

@@ -74,6 +74,7 @@ def rows_of(home: MemberHome, conversations: list[Conversation] | None = None) -
         feature_set=Features(),  # type: ignore[arg-type]
         prefixes=(1.0,),
         contribution_bound=2,
+        bounds="greedy",
     )
 
 
@@ -345,6 +346,7 @@ def _make_slow_rows(root: Path, started: Any) -> None:
         feature_set=Slow(),  # type: ignore[arg-type]
         prefixes=(1.0,),
         contribution_bound=2,
+        bounds="greedy",
     )
 
 
@@ -384,6 +386,7 @@ def test_conversations_read_under_a_key_that_was_replaced_make_no_rows(home: Mem
             feature_set=Replacing(),  # type: ignore[arg-type]
             prefixes=(1.0,),
             contribution_bound=2,
+            bounds="greedy",
         )
     assert cached(home) == []
 

@@ -82,6 +82,7 @@ ROWS = [
     ("feature_sets", {}, plan(training__feature_set="other-128"), "methods", "other-128"),
     ("aggregation", {"aggregation": ["sealed"]}, plan(), "methods", "open"),
     ("noise", {"noise": ["shared"]}, plan(), "methods", "member"),
+    ("bounds", {"bounds": ["greedy"]}, plan(privacy__bounds="grouped"), "methods", "grouped"),
     ("sampling", {"sampling": ["poisson"]}, plan(), "methods", "full-batch"),
     ("contribution_bound", {}, plan(privacy__contribution_bound=3), "limits", "3"),
     ("minimum_cohort", {}, plan(cohort__minimum=2), "limits", "2"),

@@ -68,6 +68,7 @@ def rows_of(
         feature_set=features or Features(),  # type: ignore[arg-type]
         prefixes=prefixes,
         contribution_bound=contribution_bound,
+        bounds="greedy",
         **options,
     )
 

@@ -109,6 +109,7 @@ def measure(companies: Companies, plan: Plan, *, folder: Path, draws: int) -> Me
             feature_set=features,
             prefixes=plan.training.prefixes,
             contribution_bound=plan.privacy.contribution_bound,
+            bounds=plan.privacy.bounds,
         )
     classes = {company.name: nearest_size_class(len(company.train)) for company in companies.companies}
     held_out = HeldOut(features, {company.name: company.test for company in companies.companies})

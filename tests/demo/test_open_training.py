@@ -83,6 +83,7 @@ def test_the_rows_without_privacy_do_not_depend_on_what_the_bound_keeps(tmp_path
             feature_set=features,
             prefixes=plan.training.prefixes,
             contribution_bound=1,
+            bounds="greedy",
         )
         for company in companies
     }

@@ -65,6 +65,7 @@ def truth(federation: SimulatedFederation, features: FeatureSet) -> tuple[np.nda
             feature_set=features,
             prefixes=(1.0,),
             contribution_bound=plan.privacy.contribution_bound,
+            bounds="greedy",
         )
         labels.append(rows.labels)
         scores.append(ARCHITECTURES[plan.training.architecture].logits(model, rows.features[:, 0, :]))

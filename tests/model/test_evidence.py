@@ -70,6 +70,13 @@ def test_the_promise_says_its_numbers_and_what_is_not_hidden_and_nothing_of_anon
     assert "anonym" not in evidence().to_json().lower()
 
 
+@pytest.mark.parametrize("bounds", ["grouped", "fractional"])
+def test_the_promise_says_what_is_counted_where_more_than_k_conversations_may_be_used(bounds: str) -> None:
+    sentence = evidence(mechanism=values()["mechanism"] | {"bounds": bounds}).promise()
+    assert "whose conversations count for at most 2 at a member" in sentence
+    assert "conversations used" not in sentence
+
+
 def test_the_file_comes_back_as_it_was() -> None:
     assert parse_evidence(evidence().to_json()) == evidence()
 
@@ -129,6 +136,7 @@ MECHANISM = values()["mechanism"]
         ({"demonstration": False}, "demonstration"),
         ({"mechanism": MECHANISM | {"noise_multiplier": 90.0}}, "mechanism.noise_multiplier"),
         ({"mechanism": MECHANISM | {"clip_norm": 0.5}}, "mechanism.clip_norm"),
+        ({"mechanism": MECHANISM | {"bounds": "grouped"}}, "mechanism.bounds"),
         ({"mechanism": MECHANISM | {"sampling": "poisson"}}, "mechanism.sampling"),
         ({"mechanism": MECHANISM | {"aggregation": "sealed"}}, "mechanism.aggregation"),
     ],

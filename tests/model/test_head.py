@@ -7,7 +7,7 @@ import pytest
 
 from ringfence.model.errors import ReleaseError
 from ringfence.model.feature_set import load_feature_set
-from ringfence.model.head import ARCHITECTURES
+from ringfence.model.head import ARCHITECTURES, HiddenLayerHead
 
 LINEAR = ARCHITECTURES["linear-109"]
 
@@ -77,6 +77,17 @@ def test_hidden_parameters_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ReleaseError):
         HIDDEN.logits(np.zeros(parameters), np.zeros(features, np.float32))
+
+
+def test_weights_are_told_from_biases() -> None:
+    assert list(ARCHITECTURES["linear-109"].is_weight(4)) == [True, True, True, False]
+    head = HiddenLayerHead()
+    is_weight = head.is_weight(head.parameter_count(3))
+    weights, biases, output, bias = head.layers(is_weight.astype(float))
+    assert weights.all()
+    assert output.all()
+    assert not biases.any()
+    assert not bias.any()
 
 
 def test_every_architecture_stands_under_its_own_name() -> None:

@@ -44,6 +44,7 @@ plans = st.builds(
         local_steps=st.integers(1, 1000),
         learning_rate=st.floats(1e-9, 100),
         momentum=st.floats(0, 1, exclude_max=True),
+        weight_decay=st.floats(0, 1),
         positive_weight=st.floats(1e-9, 1000),
         prefixes=st.lists(st.floats(1e-6, 1), min_size=1, max_size=16).map(tuple),
         averaging=st.sampled_from(["last", "last-half"]),
@@ -52,6 +53,7 @@ plans = st.builds(
         st.builds(
             PrivacyTerms,
             contribution_bound=st.integers(1, 64),
+            bounds=st.sampled_from(["greedy", "fractional", "grouped"]),
             delta=st.floats(1e-12, 1e-3, exclude_max=True),
             noise_multiplier=st.floats(1e-6, 1e4),
         ),
@@ -171,6 +173,9 @@ REFUSED = [
     ("privacy.noise_multiplier", -1),
     ("privacy.noise_multiplier", float("nan")),
     ("privacy.noise_multiplier", float("inf")),
+    ("privacy.bounds", "none"),
+    ("training.weight_decay", -0.1),
+    ("training.weight_decay", float("nan")),
     ("privacy.noise", "none"),
     ("privacy.sampling", "shuffle"),
     ("privacy.sampling", "poisson"),  # at rate 1
@@ -196,6 +201,25 @@ def test_a_field_without_a_default_must_be_there(path: str) -> None:
     values = _with(path, None)
     with pytest.raises(ConfigError, match=path.split(".")[-1]):
         parse_plan(json.dumps(values))
+
+
+def test_fractional_bounds_are_refused_where_conversations_are_sampled() -> None:
+    sampled = MINIMAL["privacy"] | {"bounds": "fractional", "sampling": "poisson", "sample_rate": 0.5}
+    with pytest.raises(ConfigError, match="full-batch"):
+        parse_plan(json.dumps(_with("privacy", sampled)))
+
+
+def test_terms_that_were_added_later_leave_the_digest_of_plans_without_them_alone() -> None:
+    """Releases, ledgers and approvals name plans by their digest."""
+    plan = Plan.model_validate(MINIMAL)
+    assert b"bounds" not in plan.canonical_json()
+    assert b"weight_decay" not in plan.canonical_json()
+    said = Plan.model_validate(_with("privacy", MINIMAL["privacy"] | {"bounds": "greedy"}))
+    assert said.digest() == plan.digest()
+    for path, value in (("privacy.bounds", "grouped"), ("training.weight_decay", 0.003)):
+        other = Plan.model_validate(_with(path, value))
+        assert path.split(".")[1].encode() in other.canonical_json()
+        assert parse_plan(other.canonical_json()) == other
 
 
 def test_the_noise_of_a_plan_is_never_a_default() -> None:

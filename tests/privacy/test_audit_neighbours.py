@@ -7,7 +7,7 @@ in the step; the program takes the same path and draws as many random words.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -182,7 +182,7 @@ def test_opacus_own_batch_normalisation_is_refused_before_training():
 
 class TestAWholeRound:
     def run(
-        self, features, labels, rng, strangers, *, sample_rate: float, architecture: str
+        self, features, labels, rng, manifest, *, sample_rate: float, architecture: str
     ) -> list[tuple[str, int]]:
         """Train, and return every line of the privacy package that was run, in order."""
         lines: list[tuple[str, int]] = []
@@ -200,7 +200,7 @@ class TestAWholeRound:
                 np.zeros(ARCHITECTURES[architecture].parameter_count(DIMENSION)),
                 features=features,
                 labels=labels,
-                manifest=strangers(len(labels)),
+                manifest=manifest,
                 terms=TrainingTerms(feature_set_sha256="0" * 64, architecture=architecture),
                 mechanism=SampledGaussian(1, sample_rate, 1.0, 5),
                 clip_norm=1.0,
@@ -214,13 +214,18 @@ class TestAWholeRound:
     @pytest.mark.parametrize("value", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
     @pytest.mark.parametrize("sample_rate", [1.0, 0.2], ids=["full-batch", "poisson"])
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    @pytest.mark.parametrize("size", [1, 4], ids=["each alone", "grouped"])
     def test_takes_the_same_path_and_draws_the_same_randomness_whatever_a_person_said(
-        self, strangers, repeatable, architecture, sample_rate, value
+        self, strangers, repeatable, architecture, sample_rate, value, size
     ):
+        manifest = strangers(40)
+        if size > 1:
+            rows = tuple(replace(row, group=f"c{i - i % size}") for i, row in enumerate(manifest.kept))
+            manifest = replace(manifest, kept=rows)
         features, labels = examples()
         sources = [repeatable(4), repeatable(4)]
         paths = [
-            self.run(rows, labels, rng, strangers, sample_rate=sample_rate, architecture=architecture)
+            self.run(rows, labels, rng, manifest, sample_rate=sample_rate, architecture=architecture)
             for rows, rng in zip((features, neighbour(features, value)), sources, strict=True)
         ]
         assert len(paths[0]) > 100

@@ -21,11 +21,12 @@ from ringfence.privacy.clipped_sum import (
     clip_factors,
     on_fine_grid,
 )
+from ringfence.privacy.examples import Examples
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.head_gradients import FORMULAS
 from ringfence.privacy.head_modules import MODULES, module_of
 from ringfence.privacy.opacus_backend import ModuleGradients
-from ringfence.privacy.torch_sum import DeviceHeadGradients, clip_gradients, sum_on_fine_grid
+from ringfence.privacy.torch_sum import DeviceHeadGradients, one_each, sum_on_fine_grid
 
 DIMENSION = 108
 GRID = Grid(1.0, DIMENSION + 1)
@@ -44,9 +45,11 @@ def by_closed_form(gradients: np.ndarray, weights: np.ndarray | None, grid: Grid
 
 
 def by_torch(gradients: np.ndarray, weights: np.ndarray | None, grid: Grid) -> np.ndarray:
-    clipped = clip_gradients(torch.as_tensor(gradients), clip_norm=grid.clip_norm)
+    (alone,) = Examples(one_each(len(gradients))).stretches(None, most=len(gradients))
     weighing = None if weights is None else torch.as_tensor(weights)
-    return grid.rounded(sum_on_fine_grid(clipped, weighing, grid).numpy())
+    return grid.rounded(
+        sum_on_fine_grid(torch.as_tensor(gradients), alone, weights=weighing, grid=grid).numpy()
+    )
 
 
 BOTH_SUMS = pytest.mark.parametrize("clip_and_sum", [by_closed_form, by_torch], ids=["numpy", "torch"])

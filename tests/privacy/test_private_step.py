@@ -127,6 +127,19 @@ class TestTraining:
             model = model - 0.4 * velocity
         assert np.array_equal(found, model)
 
+    def test_decays_weights_and_leaves_the_bias_alone(self, monkeypatch, strangers, repeatable):
+        start = np.arange(1.0, DIMENSION + 2)
+        plain = self.train(strangers, parameters=start, rng=repeatable(9), steps=1)
+        monkeypatch.setitem(globals(), "TERMS", TERMS.model_copy(update={"weight_decay": 0.25}))
+        decayed = self.train(strangers, parameters=start, rng=repeatable(9), steps=1)
+        assert decayed - plain == pytest.approx(-0.4 * 0.25 * np.append(start[:-1], 0.0), abs=1e-12)
+        features, labels = examples(50)
+        open_ = [
+            train_without_privacy(start, features=features, labels=labels, terms=terms, steps=1)
+            for terms in (TERMS, TERMS.model_copy(update={"weight_decay": 0.0}))
+        ]
+        assert open_[0] - open_[1] == pytest.approx(decayed - plain, abs=1e-12)
+
     def test_learns_when_there_is_enough_data_for_the_noise(self, strangers):
         features, labels = examples(2000)
         privacy = PrivacyTerms(contribution_bound=1, noise_multiplier=5.0)
@@ -155,7 +168,7 @@ class TestTraining:
             self.train(strangers, count=50, manifest=strangers(49))
 
     def test_refuses_fractional_weights_when_conversations_are_sampled(self, strangers):
-        rows = tuple(KeptConversation(f"c{i}", (f"a{i}",), 0.5) for i in range(50))
+        rows = tuple(KeptConversation(f"c{i}", (f"a{i // 2}",), 0.5) for i in range(50))
         privacy = PrivacyTerms(
             contribution_bound=1, noise_multiplier=2.0, sampling="poisson", sample_rate=0.25
         )

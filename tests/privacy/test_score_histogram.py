@@ -125,10 +125,14 @@ def test_the_same_number_of_words_is_drawn_whatever_the_data_are(strangers, repe
 def test_what_voids_the_bound_is_refused(strangers) -> None:
     twice = ContributionManifest(1, tuple(KeptConversation(f"c{i}", ("x",)) for i in range(2)))
     half = ContributionManifest(1, (KeptConversation("c0", ("x",), 0.5), KeptConversation("c1", ("x",), 0.5)))
+    group = ContributionManifest(
+        1, tuple(KeptConversation(f"c{i}", ("x", f"a{i}"), group="c0") for i in range(2))
+    )
     two = {"scores": np.zeros(2), "labels": np.zeros(2, dtype=np.int64)}
     for manifest, options in (
         (twice, two),
         (half, two),
+        (group, two),
         (strangers(3), two),
         (strangers(2), {**two, "scores": np.zeros(3)}),
         (strangers(2), {**two, "labels": np.array([0, 2])}),

@@ -1,0 +1,124 @@
+"""Examples that are groups of conversations, as arrays: which rows each has, and which pairs its norm needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ringfence.model.errors import ConfigError
+from ringfence.privacy.arrays import FloatArray, IntegerArray, MaskArray
+
+_SUM_SLACK = 2.0**-32
+"""Norms of sums are made this much longer, relatively to what they are summed from: more than rounding can take off."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedRows:
+    """A stretch of whole examples.
+
+    Attributes:
+        rows: places of its m conversations among all; a slice where they lie together.
+        starts: ``(e,)``, where each example begins within the stretch.
+        sizes: ``(e,)``, conversations of each example.
+        pairs: places of its pairs among all, likewise.
+        first: ``(pairs,)``, one conversation of each pair, within the stretch.
+        second: ``(pairs,)``, the other.
+        example: ``(pairs,)``, which example of the stretch a pair belongs to.
+    """
+
+    rows: slice | IntegerArray
+    starts: IntegerArray
+    sizes: IntegerArray
+    pairs: slice | IntegerArray
+    first: IntegerArray
+    second: IntegerArray
+    example: IntegerArray
+
+    def factors(self, norms: FloatArray, products: FloatArray, *, clip_norm: float) -> FloatArray:
+        """Return what each conversation's part of its example is multiplied by: the sum's norm is then at most C.
+
+        Args:
+            norms: ``(m,)``, of what the conversations add to their examples, at most C each.
+            products: ``(pairs,)``, of what the two conversations of each pair add.
+            clip_norm: C.
+
+        Returns:
+            ``(m,)`` float64 in (0, 1].
+        """
+        squares = np.add.reduceat(norms * norms, self.starts)
+        squares += _SUM_SLACK * np.square(np.add.reduceat(norms, self.starts))
+        squares += 2.0 * np.bincount(self.example, weights=products, minlength=len(self.starts))
+        lengths = np.sqrt(np.maximum(squares, 0.0))
+        return np.repeat(clip_norm / np.maximum(lengths, clip_norm), self.sizes)
+
+
+class Examples:
+    """Which conversations are one example: each alone, or groups of neighbours.
+
+    Args:
+        sizes: ``(e,)``, conversations of each example, at least 1, in the order of the rows.
+
+    Raises:
+        ConfigError: an example has no conversation. The caller's fault.
+    """
+
+    def __init__(self, sizes: IntegerArray) -> None:
+        self._sizes = np.asarray(sizes, dtype=np.int64)
+        if len(self._sizes) and self._sizes.min() < 1:
+            raise ConfigError(
+                "An example has no conversation.", hint="Pass the sizes of the manifest's groups."
+            )
+        ends = np.cumsum(self._sizes)
+        self._starts = ends - self._sizes
+        self.conversations = int(ends[-1]) if len(ends) else 0
+        of_conversation = np.repeat(np.arange(len(self._sizes)), self._sizes)
+        # Every conversation but the last of its example is first of as many pairs as come after it.
+        later = ends[of_conversation] - np.arange(self.conversations) - 1
+        self.first = np.repeat(np.arange(self.conversations), later)
+        within = np.arange(len(self.first)) - np.repeat(np.cumsum(later) - later, later)
+        self.second = self.first + 1 + within
+        self._pairs = self._sizes * (self._sizes - 1) // 2
+        self._pair_starts = np.cumsum(self._pairs) - self._pairs
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self._sizes)
+
+    def stretches(self, selected: MaskArray | None, *, most: int) -> Iterator[GroupedRows]:
+        """Yield the selected examples (all of them for None) in stretches of at most ``most`` conversations.
+
+        An example of more conversations than that is a stretch of its own.
+        """
+        chosen = np.arange(len(self)) if selected is None else np.flatnonzero(selected)
+        total = np.cumsum(self._sizes[chosen])
+        at = 0
+        while at < len(chosen):
+            before = total[at] - self._sizes[chosen[at]]
+            end = max(at + 1, int(np.searchsorted(total, before + most, side="right")))
+            yield self._stretch(chosen[at:end], lie_together=selected is None)
+            at = end
+
+    def _stretch(self, examples: IntegerArray, *, lie_together: bool) -> GroupedRows:
+        sizes, pairs = self._sizes[examples], self._pairs[examples]
+        starts = np.cumsum(sizes) - sizes
+        rows = _ranges(self._starts[examples], sizes)
+        places = _ranges(self._pair_starts[examples], pairs)
+        first_pair = int(self._pair_starts[examples[0]])
+        moved = np.repeat(starts - self._starts[examples], pairs)
+        return GroupedRows(
+            rows=slice(int(rows[0]), int(rows[-1]) + 1) if lie_together else rows,
+            starts=starts,
+            sizes=sizes,
+            pairs=slice(first_pair, first_pair + len(places)) if lie_together else places,
+            first=self.first[places] + moved,
+            second=self.second[places] + moved,
+            example=np.repeat(np.arange(len(examples)), pairs),
+        )
+
+
+def _ranges(starts: IntegerArray, lengths: IntegerArray) -> IntegerArray:
+    """Return the numbers of one range after another, each from a start and of a length."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if len(ends) else 0)
