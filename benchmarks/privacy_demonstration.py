@@ -126,7 +126,7 @@ class Run:
         grid = self._everybody.grid
         seen = self._everybody.clipped_sum(self.model, selected=None)
         if self._noise_multiplier is not None:
-            seen = seen + grid.noise(self._secret, noise_multiplier=self._noise_multiplier)
+            seen = seen + grid.noise(self._secret, noise_multiplier=self._noise_multiplier, steps=1)[0]
         left = grid.to_values(seen - self._others.clipped_sum(self.model, selected=None))
         self._velocity = MOMENTUM * self._velocity + grid.to_values(seen) / self._divisor
         self.model = self.model - LEARNING_RATE * self._velocity

@@ -25,6 +25,8 @@ import numpy as np  # noqa: E402 - the number of threads is read on import
 import numpy.typing as npt  # noqa: E402
 
 PREFIXES = 4
+STEPS_OF_A_ROUND = 10
+"""A plan's default; every variant takes as many, and figures are of one."""
 DIMENSION = 108
 POSITIVES = 0.15
 SENTINEL_MESSAGES_PER_S = 136
@@ -41,7 +43,7 @@ class Timing:
     Attributes:
         question: what was done.
         baseline: the variant that ratios are against.
-        seconds: by variant, the median of one call.
+        seconds: by variant, the median of one step.
         ratios: by variant, the median over turns of its time over the baseline's in the same turn.
     """
 
@@ -82,11 +84,13 @@ def private_steps(architecture: str, batch: int, *, turns: int) -> Timing:
     from torch import nn
 
     from ringfence.model.head import ARCHITECTURES, HiddenLayerHead
-    from ringfence.privacy.clipped_sum import HeadGradients
+    from ringfence.model.plan import TrainingTerms
+    from ringfence.privacy.clipped_sum import ClippedSumSource, HeadGradients
     from ringfence.privacy.grid import Grid
     from ringfence.privacy.opacus_backend import ModuleGradients
-    from ringfence.privacy.private_step import StepTerms, private_gradient
+    from ringfence.privacy.private_step import StepTerms
     from ringfence.privacy.secure_noise import Csprng
+    from ringfence.privacy.training import descend_privately
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -96,7 +100,13 @@ def private_steps(architecture: str, batch: int, *, turns: int) -> Timing:
     model = 0.05 * rng.normal(size=ARCHITECTURES[architecture].parameter_count(DIMENSION))
     source = HeadGradients(architecture, features, labels, grid=Grid(1.0, len(model)), positive_weight=2.0)
     terms = StepTerms(noise_multiplier=22.3, sample_rate=None, divisor=float(batch))
+    training = TrainingTerms(feature_set_sha256="0" * 64, architecture=architecture)
     secret = Csprng()
+
+    def private_steps_of(examples: ClippedSumSource) -> Step:
+        return lambda: descend_privately(
+            examples, model, terms=training, step=terms, steps=STEPS_OF_A_ROUND, rng=secret
+        )
 
     def module() -> nn.Module:
         if architecture == "linear-109":
@@ -118,22 +128,49 @@ def private_steps(architecture: str, batch: int, *, turns: int) -> Timing:
     hooked = ModuleGradients(
         PrefixModule(), features, labels, grid=Grid(1.0, len(model)), positive_weight=2.0
     )
-    variants: dict[str, Step] = {
+    sizes = example_sizes(batch, rng)
+    grouped = HeadGradients(
+        architecture,
+        features,
+        labels,
+        grid=Grid(1.0, len(model)),
+        positive_weight=2.0,
+        weights=np.where(np.repeat(sizes, sizes) > 2, 0.5, 1.0),
+        group_sizes=sizes,
+    )
+    once: dict[str, Step] = {
         "plain PyTorch, float64": torch_step(module().double(), features, labels),
-        "private (Ringfence)": with_momentum(
-            lambda: private_gradient(source, model, terms=terms, rng=secret), len(model)
-        ),
         "same code, no clipping, no noise": with_momentum(lambda: source.mean_gradient(model), len(model)),
         "plain PyTorch, float32": torch_step(module(), features, labels),
         "Opacus' own step, float32": opacus_step(module(), features, labels),
         "Opacus' own step, float64": opacus_step(module().double(), features, labels),
-        "our step on Opacus' hooks, float64": with_momentum(
-            lambda: private_gradient(hooked, model, terms=terms, rng=secret), len(model)
-        ),
     }
     if architecture == "linear-109":
-        variants["two products by hand, float64"] = by_hand_step(features, labels, model)
-    return measure(f"{architecture}, {batch} conversations", variants, turns=turns)
+        once["two products by hand, float64"] = by_hand_step(features, labels, model)
+    rounds = {name: repeated(step) for name, step in once.items()}
+    rounds["private (Ringfence)"] = private_steps_of(source)
+    rounds["private, conversations grouped (Ringfence)"] = private_steps_of(grouped)
+    rounds["our step on Opacus' hooks, float64"] = private_steps_of(hooked)
+    return measure(f"{architecture}, {batch} conversations", rounds, turns=turns, steps=STEPS_OF_A_ROUND)
+
+
+def example_sizes(conversations: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return how many conversations each example has, spread as in the simulation under grouped bounds with k = 1."""
+    sizes = rng.choice([1, 2, 3, 4, 5, 6], size=conversations, p=[0.61, 0.22, 0.11, 0.04, 0.01, 0.01])
+    ends = np.cumsum(sizes)
+    kept = sizes[: int(np.searchsorted(ends, conversations)) + 1]
+    kept[-1] -= kept.sum() - conversations
+    return kept.astype(np.int64)
+
+
+def repeated(step: Step) -> Step:
+    """Return as many steps as a round has."""
+
+    def steps() -> None:
+        for _ in range(STEPS_OF_A_ROUND):
+            step()
+
+    return steps
 
 
 def with_momentum(gradient: Callable[[], npt.NDArray[np.float64]], size: int) -> Step:
@@ -274,16 +311,22 @@ def scoring(*, turns: int) -> dict[str, float]:
     }
 
 
-def measure(question: str, variants: Mapping[str, Step], *, turns: int) -> Timing:
-    """Run every variant once a turn; the first one named is what ratios are against."""
+def measure(question: str, variants: Mapping[str, Step], *, turns: int, steps: int) -> Timing:
+    """Run every variant once a turn; the first one named is what ratios are against.
+
+    Args:
+        question: what is asked.
+        variants: by name, so many steps each.
+        turns: how often each runs.
+        steps: that one call of a variant takes.
+    """
     for step in variants.values():
-        for _ in range(3):
-            step()
+        step()
     taken: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(turns):
         for name, step in variants.items():
-            step()  # fills the caches with what this variant needs, as a run of many steps does
-            taken[name].append(seconds_of(step, 1)[0])
+            step()  # fills the caches with what this variant needs, as a run of many rounds does
+            taken[name].append(seconds_of(step, 1)[0] / steps)
     baseline = next(iter(variants))
     return Timing(
         question=question,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ringfence.model.errors import ConfigError
-from ringfence.privacy.arrays import FloatArray
+from ringfence.model.errors import BudgetError, ConfigError
+from ringfence.privacy.arrays import FloatArray, IntegerArray
 from ringfence.privacy.clipped_sum import ClippedSumSource
 from ringfence.privacy.sampler import poisson_mask
 from ringfence.privacy.secure_noise import RandomSource
@@ -35,8 +37,62 @@ class StepTerms:
             )
 
 
+NOISE_AT_ONCE = 64
+"""Steps whose noise is drawn together: a few MB for the largest head."""
+
+
+def private_gradients(
+    source: ClippedSumSource, *, terms: StepTerms, steps: int, rng: RandomSource
+) -> Iterator[Callable[[FloatArray], FloatArray]]:
+    """Yield, for each of some steps, what takes the parameters to that step's noised gradient: call it once.
+
+    The noise of several steps is drawn together, because that takes a fraction of the time. Each vector of it belongs to one
+    step, which refuses to be asked twice, or in a process that was forked meanwhile and would add the same noise again.
+    """
+    for start in range(0, steps, NOISE_AT_ONCE):
+        count = min(NOISE_AT_ONCE, steps - start)
+        drawn = source.grid.noise(rng, noise_multiplier=terms.noise_multiplier, steps=count)
+        for noise in drawn:
+            yield _Step(source, terms, rng, noise)
+
+
+class _Step:
+    """One step, with its own noise."""
+
+    def __init__(
+        self, source: ClippedSumSource, terms: StepTerms, rng: RandomSource, noise: IntegerArray
+    ) -> None:
+        self._source = source
+        self._terms = terms
+        self._rng = rng
+        self._noise: IntegerArray | None = noise
+        self._process = os.getpid()
+
+    def __call__(self, parameters: FloatArray) -> FloatArray:
+        noise, self._noise = self._noise, None
+        if noise is None or self._process != os.getpid():
+            raise BudgetError(
+                "The noise of a step may be used once, in the process that drew it.",
+                hint="Take new steps.",
+            )
+        return _noised_gradient(self._source, parameters, terms=self._terms, rng=self._rng, noise=noise)
+
+
 def private_gradient(
     source: ClippedSumSource, parameters: FloatArray, *, terms: StepTerms, rng: RandomSource
+) -> FloatArray:
+    """Return the noised gradient of one step, ``(d,)`` float64; see `private_gradients` for several."""
+    (step,) = private_gradients(source, terms=terms, steps=1, rng=rng)
+    return step(parameters)
+
+
+def _noised_gradient(
+    source: ClippedSumSource,
+    parameters: FloatArray,
+    *,
+    terms: StepTerms,
+    rng: RandomSource,
+    noise: IntegerArray,
 ) -> FloatArray:
     """Return the noised gradient of one step, ``(d,)`` float64.
 
@@ -57,7 +113,7 @@ def private_gradient(
     )
     # Steps 2 and 3: micro-batches, clip each conversation, round, sum as integers.
     clipped_sum = source.clipped_sum(parameters, selected=selected)
-    # Step 4: exactly one draw of noise, on the sum.
-    noised_sum = clipped_sum + source.grid.noise(rng, noise_multiplier=terms.noise_multiplier)
+    # Step 4: one vector of noise, which no other step has, on the sum.
+    noised_sum = clipped_sum + noise
     # Step 5: the public constant.
     return source.grid.to_values(noised_sum) / terms.divisor

@@ -12,7 +12,7 @@ from ringfence.privacy.bounding import ContributionManifest, verify_manifest
 from ringfence.privacy.clipped_sum import ClippedSumSource, HeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.head_gradients import FORMULAS
-from ringfence.privacy.private_step import StepTerms, private_gradient
+from ringfence.privacy.private_step import StepTerms, private_gradients
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.secure_noise import RandomSource
 
@@ -107,9 +107,8 @@ def descend_privately(
     _check_steps(steps)
     current = np.array(parameters, dtype=np.float64)
     velocity, decay = np.zeros_like(current), weight_decay_of(terms, parameters=len(current))
-    for _ in range(steps):
-        gradient = private_gradient(source, current, terms=step, rng=rng)
-        velocity = terms.momentum * velocity + gradient + decay * current
+    for gradient in private_gradients(source, terms=step, steps=steps, rng=rng):
+        velocity = terms.momentum * velocity + gradient(current) + decay * current
         current = current - terms.learning_rate * velocity
     return current
 

@@ -76,8 +76,8 @@ def test_less_noise_than_that_is_noticed_every_time_in_25_runs(
     monkeypatch.setattr(
         Grid,
         "noise",
-        lambda grid, source, *, noise_multiplier: honest(
-            grid, source, noise_multiplier=factor * noise_multiplier
+        lambda grid, source, *, noise_multiplier, steps: honest(
+            grid, source, noise_multiplier=factor * noise_multiplier, steps=steps
         ),
     )
     *_, protected = demonstration.protections([2.0])

@@ -102,18 +102,21 @@ class Fault:
         self._patch.setattr(
             Grid,
             "noise",
-            lambda grid, source, *, noise_multiplier: honest(
-                grid, source, noise_multiplier=factor * noise_multiplier
+            lambda grid, source, *, noise_multiplier, steps: honest(
+                grid, source, noise_multiplier=factor * noise_multiplier, steps=steps
             ),
         )
 
     def _miss_last_draw(self, steps: int) -> None:
-        honest, drawn = Grid.noise, [0]
+        honest, drawn, every = Grid.noise, [0], steps
 
-        def noise(grid, source, *, noise_multiplier):
-            drawn[0] += 1
-            noise = honest(grid, source, noise_multiplier=noise_multiplier)
-            return np.zeros_like(noise) if drawn[0] % steps == 0 else noise
+        def noise(grid, source, *, noise_multiplier, steps):
+            noise = honest(grid, source, noise_multiplier=noise_multiplier, steps=steps)
+            for vector in noise:
+                drawn[0] += 1
+                if drawn[0] % every == 0:
+                    vector[:] = 0
+            return noise
 
         self._patch.setattr(Grid, "noise", noise)
 

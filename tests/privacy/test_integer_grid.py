@@ -37,7 +37,7 @@ def test_a_clip_norm_that_bounds_nothing_is_refused(clip_norm):
 def test_noise_is_whole_numbers_with_the_promised_deviation():
     """Chi-square on the squares of 100,000 values; a sound mechanism fails once in a million runs."""
     grid = Grid(1.0, 100_000)
-    noise = grid.noise(Csprng(), noise_multiplier=1.5)
+    noise = grid.noise(Csprng(), noise_multiplier=1.5, steps=1)[0]
     assert noise.dtype == np.int64
     scaled = noise / (1.5 * grid.sensitivity / grid.step)
     p_value = 2 * min(f((scaled**2).sum(), len(noise)) for f in (stats.chi2.cdf, stats.chi2.sf))
@@ -48,7 +48,7 @@ def test_rounded_noise_has_the_law_of_a_rounded_gaussian():
     """Against the exact probability of each integer, at a deviation of about three steps; fails once in a million runs."""
     grid = Grid(1.0, 200_000)
     deviation = 3.0
-    noise = grid.noise(Csprng(), noise_multiplier=deviation * grid.step / grid.sensitivity)
+    noise = grid.noise(Csprng(), noise_multiplier=deviation * grid.step / grid.sensitivity, steps=1)[0]
     support = np.arange(-9, 10)
     expected = stats.norm.cdf((support + 0.5) / deviation) - stats.norm.cdf((support - 0.5) / deviation)
     expected[0], expected[-1] = stats.norm.cdf(-8.5 / deviation), stats.norm.cdf(-8.5 / deviation)
@@ -59,13 +59,32 @@ def test_rounded_noise_has_the_law_of_a_rounded_gaussian():
 def test_a_second_draw_of_its_own_hides_what_floating_point_does_to_the_first(repeatable):
     """Chi-square on the squares of what the second adds, of 100,000 values; fails once in a million runs."""
     grid = Grid(1.0, 100_000)
-    noise = grid.noise(repeatable(3), noise_multiplier=5.0)
+    noise = grid.noise(repeatable(3), noise_multiplier=5.0, steps=1)[0]
     drawn = standard_normal_draws(repeatable(3), draws=2, count=100_000)
     first = np.rint(drawn[0] * (5.0 * grid.sensitivity / grid.step))
     second = (noise - first) / SMOOTHING_STEPS
     p_value = 2 * min(f((second**2).sum(), len(noise)) for f in (stats.chi2.cdf, stats.chi2.sf))
     assert p_value > 1e-6
     assert abs(np.corrcoef(first, second)[0, 1]) < stats.norm.isf(1e-6 / 2) / np.sqrt(len(noise))
+
+
+def test_the_noise_of_several_steps_is_independent(repeatable):
+    """Chi-square of the differences of two steps' noise, whose deviation is sqrt(2); fails once in a million runs."""
+    grid = Grid(1.0, 2_001)
+    source = repeatable(3)
+    noise = grid.noise(source, noise_multiplier=5.0, steps=60)
+    assert noise.shape == (60, 2_001)
+    alone = repeatable(3)
+    for _ in range(60):
+        grid.noise(alone, noise_multiplier=5.0, steps=1)
+    assert source.drawn == alone.drawn
+    scale = 5.0 * grid.sensitivity / grid.step
+    for other in (1, 7, 30):
+        differences = (noise[other:] - noise[:-other]).ravel()[:: other + 1] / (np.sqrt(2) * scale)
+        p_value = 2 * min(
+            f((differences**2).sum(), len(differences)) for f in (stats.chi2.cdf, stats.chi2.sf)
+        )
+        assert p_value > 1e-6
 
 
 @pytest.mark.parametrize("value", [0.0, 0.49999, -0.49999, 1.5, -7.25, 2.0**22])

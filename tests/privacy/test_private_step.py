@@ -9,12 +9,12 @@ from ringfence.model.errors import BudgetError, ConfigError, PeerError
 from ringfence.model.head import LinearHead
 from ringfence.model.metrics import area_under_roc
 from ringfence.model.plan import PrivacyTerms, TrainingTerms
-from ringfence.privacy import head_modules, training
+from ringfence.privacy import head_modules, private_step, training
 from ringfence.privacy.bounding import ContributionManifest, KeptConversation
 from ringfence.privacy.clipped_sum import LinearHeadGradients
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.head_modules import LinearModule
-from ringfence.privacy.private_step import StepTerms, private_gradient
+from ringfence.privacy.private_step import StepTerms, private_gradient, private_gradients
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.secure_noise import Csprng
 from ringfence.privacy.training import nearest_size_class, train_privately, train_without_privacy
@@ -54,9 +54,7 @@ class TestOneStep:
         terms = StepTerms(noise_multiplier=1.0, sample_rate=1e-9, divisor=64)
         source = source_of(50)
         found = private_gradient(source, np.zeros(DIMENSION + 1), terms=terms, rng=repeatable(3))
-        rng = repeatable(3)
-        rng.words(50)
-        noise = source.grid.noise(rng, noise_multiplier=1.0)
+        (noise,) = source.grid.noise(repeatable(3), noise_multiplier=1.0, steps=1)
         assert np.array_equal(found, noise * source.grid.step / 64)
 
     def test_divides_by_the_public_constant_and_not_by_what_came(self, repeatable):
@@ -72,6 +70,29 @@ class TestOneStep:
         sums = [source_of(count).clipped_sum(np.zeros(DIMENSION + 1), selected=None) for count in (20, 40)]
         for gradient, total in zip(gradients, sums, strict=True):
             assert gradient == pytest.approx(total * 2.0**-20 / 64, abs=1e-6)
+
+    def test_is_asked_once_and_in_the_process_that_drew_its_noise(self, repeatable, monkeypatch):
+        terms = StepTerms(noise_multiplier=1.0, sample_rate=None, divisor=64)
+        model = np.zeros(DIMENSION + 1)
+        first, second, third = private_gradients(source_of(50), terms=terms, steps=3, rng=repeatable(1))
+        assert not np.array_equal(first(model), second(model))
+        with pytest.raises(BudgetError, match="used once"):
+            first(model)
+        monkeypatch.setattr(private_step.os, "getpid", lambda: 1)
+        with pytest.raises(BudgetError, match="process that drew it"):
+            third(model)
+
+    def test_has_noise_of_its_own_however_many_are_drawn_together(self, repeatable, monkeypatch):
+        """The same words in the same order: nothing is used twice where one drawing ends and the next begins."""
+        monkeypatch.setattr(private_step, "NOISE_AT_ONCE", 3)
+        terms = StepTerms(noise_multiplier=1.0, sample_rate=None, divisor=64)
+        rng = repeatable(1)
+        found = [
+            step(np.zeros(DIMENSION + 1))
+            for step in private_gradients(source_of(50), terms=terms, steps=7, rng=rng)
+        ]
+        assert len(found) == len({gradient.tobytes() for gradient in found}) == 7
+        assert rng.drawn == 7 * NOISE_WORDS
 
     @pytest.mark.parametrize(
         "terms",
@@ -112,18 +133,19 @@ class TestTraining:
     def test_gives_two_members_with_the_same_data_different_models(self, strangers):
         assert not np.allclose(self.train(strangers), self.train(strangers))
 
-    def test_draws_noise_exactly_once_a_step(self, strangers, repeatable):
+    def test_draws_as_much_noise_as_it_takes_steps(self, strangers, repeatable):
         rng = repeatable(0)
         self.train(strangers, rng=rng, steps=7)
         assert rng.drawn == 7 * NOISE_WORDS
 
     def test_is_momentum_descent_on_the_noised_gradients(self, strangers, repeatable):
         found = self.train(strangers, rng=repeatable(9), steps=3)
-        source, rng = source_of(50), repeatable(9)
-        step = StepTerms(noise_multiplier=2.0, sample_rate=None, divisor=64)
+        source = source_of(50)
+        noise = source.grid.noise(repeatable(9), noise_multiplier=2.0, steps=3)
         model, velocity = np.zeros(DIMENSION + 1), np.zeros(DIMENSION + 1)
-        for _ in range(3):
-            velocity = 0.9 * velocity + private_gradient(source, model, terms=step, rng=rng)
+        for own in noise:
+            noised = source.clipped_sum(model, selected=None) + own
+            velocity = 0.9 * velocity + noised * source.grid.step / 64
             model = model - 0.4 * velocity
         assert np.array_equal(found, model)
 
@@ -201,7 +223,9 @@ class TestTraining:
 def test_training_never_sees_numbers_that_are_not_its_own(monkeypatch, strangers, repeatable):
     """The noise call is inside the step: taking it out is visible (the fault that the statistical tests look for)."""
     monkeypatch.setattr(
-        Grid, "noise", lambda self, source, *, noise_multiplier: np.zeros(self.dimension, np.int64)
+        Grid,
+        "noise",
+        lambda self, source, *, noise_multiplier, steps: np.zeros((steps, self.dimension), np.int64),
     )
     suite = TestTraining()
     assert np.allclose(suite.train(strangers), suite.train(strangers))
