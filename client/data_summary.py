@@ -202,7 +202,7 @@ def _warnings(counted: _Counted, counts: LabelCounts) -> list[str]:
     if counts.total >= _FEW and counted.busiest > _EVERYWHERE * counts.total:
         found.append(
             f"One account takes part in {counted.busiest} conversations. If it is a bot or a moderator, leave its messages "
-            "out, or the bound drops most of them."
+            "out, or most of them are dropped or count for little."
         )
     if counted.unordered:
         found.append(

@@ -37,7 +37,9 @@ def _rows(policy: Policy, now: datetime) -> Iterator[tuple[str, str]]:
         "in a run",
         f"{run}; {budget.run_epsilon_on_platforms:g} for a person on {budget.platforms} platforms",
     )
-    people = f"a person counts for {limits.contribution_bound} conversations, {limits.minimum_cohort} members or more"
+    people = (
+        f"a person counts for {limits.contribution_bound} at most, {limits.minimum_cohort} members or more"
+    )
     yield "limits", f"{people}, noise {limits.noise_floor:g} or more"
     yield "", f"at most {limits.rounds} rounds of {limits.local_steps} steps"
     features = [rule.name + (" (pinned)" if rule.sha256 else "") for rule in methods.feature_sets]

@@ -69,6 +69,14 @@ class TrainingTerms(_Terms):
     )
     averaging: Literal["last", "last-half"] = "last-half"
 
+    @model_validator(mode="after")
+    def _decay_shrinks(self) -> TrainingTerms:
+        if self.learning_rate * self.weight_decay > 1.0:
+            raise ValueError(
+                "weight_decay times learning_rate must be at most 1, or weights grow without end"
+            )
+        return self
+
 
 class PrivacyTerms(_Terms):
     """What a person is promised.
@@ -76,7 +84,8 @@ class PrivacyTerms(_Terms):
     Attributes:
         contribution_bound: k, the most that one person's conversations count for at one member.
         bounds: how that is kept. "greedy": whole conversations, no person in more than k; "fractional": all of them, those of busy
-            people weighed down; "grouped": those of the same people are one example, no person in more than k.
+            people weighed down; "grouped": those of the same people are one example, no person in more than k. The last two hold
+            for the full batch alone.
         delta: of (epsilon, delta); one constant of the federation.
         clip_norm: C, bound on the L2 norm of one conversation's gradient.
         noise_multiplier: s, standard deviation of a member's noise on its clipped sum, in units of C.
@@ -90,7 +99,7 @@ class PrivacyTerms(_Terms):
     contribution_bound: int = Field(default=2, ge=1, le=64)
     bounds: Bounds = "greedy"
     delta: float = Field(default=1e-6, gt=0, lt=1e-3)
-    clip_norm: float = Field(default=1.0, gt=0, le=1e3)
+    clip_norm: float = Field(default=1.0, ge=1e-6, le=1e3)
     noise_multiplier: float = Field(gt=0, le=1e4)
     noise: Literal["member", "shared"] = "member"
     sampling: Literal["full-batch", "poisson"] = "full-batch"
@@ -103,8 +112,8 @@ class PrivacyTerms(_Terms):
             raise ValueError('sample_rate must be 1 when sampling = "full-batch"')
         if self.sampling == "poisson" and self.sample_rate == 1.0:
             raise ValueError('sample_rate must be below 1 when sampling = "poisson"')
-        if self.sampling == "poisson" and self.bounds == "fractional":
-            raise ValueError('bounds = "fractional" holds for sampling = "full-batch" alone')
+        if self.sampling == "poisson" and self.bounds != "greedy":
+            raise ValueError('bounds must be "greedy" when sampling = "poisson"')
         return self
 
 

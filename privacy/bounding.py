@@ -21,6 +21,9 @@ from ringfence.model.errors import BudgetError, ConfigError, DataError
 MINIMUM_SECRET_BYTES = 16
 _WEIGHT_TOLERANCE = 1e-9
 
+MOST_IN_AN_EXAMPLE = 8
+"""Conversations of one example. The products that its norm needs grow with the square; more brought nothing measurable."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeptConversation:
@@ -229,6 +232,8 @@ def verify_manifest(manifest: ContributionManifest, *, contribution_bound: int) 
     names = [rows[0].example for rows in manifest.examples()]
     if len(set(names)) != len(names):
         raise BudgetError("The conversations of an example do not lie together in the manifest.", hint=hint)
+    if max(manifest.group_sizes, default=1) > MOST_IN_AN_EXAMPLE:
+        raise BudgetError("An example of the manifest has too many conversations.", hint=hint)
     if manifest.largest_contribution > contribution_bound + _WEIGHT_TOLERANCE:
         raise BudgetError("A person takes part in more conversations than the plan allows.", hint=hint)
 

@@ -31,7 +31,7 @@ class ClippedSumSource(Protocol):
 
     @property
     def examples(self) -> int:
-        """Number of conversations."""
+        """Number of examples: of conversations, unless they are grouped."""
         ...
 
     @property
@@ -291,7 +291,7 @@ def on_fine_grid(clipped_sum: FloatArray, grid: Grid) -> IntegerArray:
     """Return the sum of a micro-batch in whole numbers of the fine grid, ``(d,)`` int64.
 
     In float64 the sum of 1,024 vectors of at most a clip norm is right to 2^-29 of it. Two data sets that differ in one
-    person's content may differ by twice that in each of at most 2^11 micro-batches, 2^-17 in all: half of what
+    person's content may differ by twice that in each of some 2^11 micro-batches, 2^-17 in all: half of what
     `Grid.sensitivity` allows for. Sums of micro-batches are exact, because they are of integers.
     """
     return np.asarray(np.rint(clipped_sum / grid.fine_step).astype(np.int64))

@@ -17,15 +17,13 @@ from typing import Protocol
 from ringfence.model.conversation import Conversation
 from ringfence.model.plan import Bounds
 from ringfence.privacy.bounding import (
+    MOST_IN_AN_EXAMPLE,
     BoundedContributions,
     KeptConversation,
     bound_contributions,
     fractional_weights,
     pseudonymous_rows,
 )
-
-MOST_IN_AN_EXAMPLE = 8
-"""Conversations of one example. The products that its norm needs grow with the square; more brought nothing measurable."""
 
 
 def group_contributions(
@@ -38,7 +36,9 @@ def group_contributions(
 
     Mechanism: per-conversation clipping to C, weights, a sum for each example, clipping of that sum to C.
     Unit: one participant, in at most k examples.
-    Assumes: as `bound_contributions`; weights and examples come from the graph and the secret alone.
+    Assumes: as `bound_contributions`; every conversation is in every step (no sampling: without the person an example may still
+        be something, which the accounting of samples does not know); weights and examples come from the graph and the secret
+        alone.
     Sensitivity: at most C for a participant in one example. Either the example is nothing but conversations with that
         participant, and has a norm of at most C; or leaving them out changes the sum before its clipping by at most the sum
         of their weights times C, which is at most C, and clipping, the projection onto a ball, does not lengthen a

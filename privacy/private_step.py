@@ -50,26 +50,38 @@ def private_gradients(
     step, which refuses to be asked twice, or in a process that was forked meanwhile and would add the same noise again.
     """
     for start in range(0, steps, NOISE_AT_ONCE):
-        count = min(NOISE_AT_ONCE, steps - start)
+        count, process = min(NOISE_AT_ONCE, steps - start), os.getpid()
         drawn = source.grid.noise(rng, noise_multiplier=terms.noise_multiplier, steps=count)
         for noise in drawn:
-            yield _Step(source, terms, rng, noise)
+            yield _Step(source, terms, rng, noise, process=process)
 
 
 class _Step:
-    """One step, with its own noise."""
+    """One step, with its own noise, which is good in the process that drew it."""
+
+    __slots__ = ("_noise", "_process", "_rng", "_source", "_terms")
 
     def __init__(
-        self, source: ClippedSumSource, terms: StepTerms, rng: RandomSource, noise: IntegerArray
+        self,
+        source: ClippedSumSource,
+        terms: StepTerms,
+        rng: RandomSource,
+        noise: IntegerArray,
+        *,
+        process: int,
     ) -> None:
         self._source = source
         self._terms = terms
         self._rng = rng
-        self._noise: IntegerArray | None = noise
-        self._process = os.getpid()
+        # A list, which a copy of the step would share: whoever takes the noise out has it alone.
+        self._noise = [noise]
+        self._process = process
 
     def __call__(self, parameters: FloatArray) -> FloatArray:
-        noise, self._noise = self._noise, None
+        try:
+            noise = self._noise.pop()
+        except IndexError:
+            noise = None
         if noise is None or self._process != os.getpid():
             raise BudgetError(
                 "The noise of a step may be used once, in the process that drew it.",

@@ -55,7 +55,8 @@ def train_privately(
         ``(p,)`` float64.
 
     Raises:
-        BudgetError: somebody counts more often than the plan allows, or is in more than k examples under sampling.
+        BudgetError: somebody counts more often than the plan allows, or, under sampling, conversations are grouped or somebody
+            is in more than k.
         ConfigError: shapes, labels, steps or size class are out of range, or the architecture is not known. The caller's
             fault.
         PeerError: the model that was given is not finite. The coordinator's fault.
@@ -69,12 +70,15 @@ def train_privately(
             hint="Compute the features of exactly the conversations that the contribution bound kept.",
         )
     full_batch = mechanism.sample_rate == 1.0
-    if not full_batch and manifest.most_examples > mechanism.contribution_bound:
+    sizes = manifest.group_sizes
+    if not full_batch and (
+        max(sizes, default=1) > 1 or manifest.most_examples > mechanism.contribution_bound
+    ):
+        # What sampling is accounted for is an example that is nothing without the person.
         raise BudgetError(
-            "Fractional contribution bounds hold for the full batch only.",
+            "Fractional and grouped contribution bounds hold for the full batch only.",
             hint="Bound with whole conversations for a plan that samples.",
         )
-    sizes = manifest.group_sizes
     source = _source(
         features,
         labels,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence.model.console import JsonOption, emit, new_application
+from ringfence.model.plan import Bounds
 
 if TYPE_CHECKING:
     from ringfence.privacy.plan_solving import FixedTerms, PlannedRun
@@ -29,7 +30,10 @@ LocalStepsOption = Annotated[
     int, typer.Option("--local-steps", min=1, max=1000, help="Steps of a member in a round.")
 ]
 BoundOption = Annotated[
-    int, typer.Option("--contribution-bound", "-k", min=1, max=64, help="Conversations of one person.")
+    int,
+    typer.Option(
+        "--contribution-bound", "-k", min=1, max=64, help="Conversations that one person counts for."
+    ),
 ]
 DeltaOption = Annotated[float, typer.Option("--delta", help="One constant of the federation.")]
 
@@ -115,6 +119,10 @@ def new(
     feature_set: Annotated[
         str, typer.Option("--feature-set", help="An installed feature set.")
     ] = "static-128",
+    bounds: Annotated[
+        Bounds | None,
+        typer.Option("--bounds", help="How k is kept; grouped on the full batch, greedy with sampling."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
@@ -139,6 +147,7 @@ def new(
         noise_multiplier=noise,
         minimum=minimum,
         feature_set=feature_set,
+        bounds=bounds,
     )
     plan = draft_plan(terms, settings=load_coordinator_settings(CoordinatorHome.locate(home)))
     save_plan(file, plan=plan, replace=force)

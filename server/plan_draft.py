@@ -11,6 +11,7 @@ from ringfence.model.feature_set import load_feature_set
 from ringfence.model.plan import (
     RECOMMENDED_BOUNDS,
     RECOMMENDED_WEIGHT_DECAY,
+    Bounds,
     CohortTerms,
     Plan,
     PrivacyTerms,
@@ -36,6 +37,7 @@ class DraftTerms:
         noise_multiplier: of each member; None: as much as epsilon asks for.
         minimum: fewest members in a round.
         feature_set: an installed one.
+        bounds: how the contribution bound is kept; None: grouped on the full batch, greedy where conversations are sampled.
     """
 
     name: str
@@ -46,6 +48,7 @@ class DraftTerms:
     noise_multiplier: float | None = None
     minimum: int = 3
     feature_set: str = "static-128"
+    bounds: Bounds | None = None
 
 
 def draft_plan(terms: DraftTerms, *, settings: CoordinatorSettings) -> Plan:
@@ -81,7 +84,7 @@ def draft_plan(terms: DraftTerms, *, settings: CoordinatorSettings) -> Plan:
             ),
             privacy=PrivacyTerms(
                 contribution_bound=terms.fixed.contribution_bound,
-                bounds=RECOMMENDED_BOUNDS,
+                bounds=terms.bounds or (RECOMMENDED_BOUNDS if terms.sample_rate == 1.0 else "greedy"),
                 delta=terms.fixed.delta,
                 noise_multiplier=noise,
                 sampling="full-batch" if terms.sample_rate == 1.0 else "poisson",

@@ -44,7 +44,7 @@ plans = st.builds(
         local_steps=st.integers(1, 1000),
         learning_rate=st.floats(1e-9, 100),
         momentum=st.floats(0, 1, exclude_max=True),
-        weight_decay=st.floats(0, 1),
+        weight_decay=st.floats(0, 0.01),
         positive_weight=st.floats(1e-9, 1000),
         prefixes=st.lists(st.floats(1e-6, 1), min_size=1, max_size=16).map(tuple),
         averaging=st.sampled_from(["last", "last-half"]),
@@ -175,6 +175,7 @@ REFUSED = [
     ("privacy.noise_multiplier", float("inf")),
     ("privacy.bounds", "none"),
     ("training.weight_decay", -0.1),
+    ("privacy.clip_norm", 1e-7),
     ("training.weight_decay", float("nan")),
     ("privacy.noise", "none"),
     ("privacy.sampling", "shuffle"),
@@ -203,9 +204,16 @@ def test_a_field_without_a_default_must_be_there(path: str) -> None:
         parse_plan(json.dumps(values))
 
 
-def test_fractional_bounds_are_refused_where_conversations_are_sampled() -> None:
-    sampled = MINIMAL["privacy"] | {"bounds": "fractional", "sampling": "poisson", "sample_rate": 0.5}
-    with pytest.raises(ConfigError, match="full-batch"):
+def test_a_decay_that_makes_weights_grow_is_refused() -> None:
+    training = {"feature_set_sha256": "ab" * 32, "learning_rate": 100.0, "weight_decay": 0.5}
+    with pytest.raises(ConfigError, match="weight_decay"):
+        parse_plan(json.dumps(_with("training", training)))
+
+
+@pytest.mark.parametrize("bounds", ["fractional", "grouped"])
+def test_bounds_that_hold_for_the_full_batch_are_refused_where_conversations_are_sampled(bounds: str) -> None:
+    sampled = MINIMAL["privacy"] | {"bounds": bounds, "sampling": "poisson", "sample_rate": 0.5}
+    with pytest.raises(ConfigError, match='bounds must be "greedy"'):
         parse_plan(json.dumps(_with("privacy", sampled)))
 
 

@@ -219,6 +219,8 @@ class TestAWholeRound:
         self, strangers, repeatable, architecture, sample_rate, value, size
     ):
         manifest = strangers(40)
+        if size > 1 and sample_rate < 1.0:
+            pytest.skip("grouped examples are for the full batch")
         if size > 1:
             rows = tuple(replace(row, group=f"c{i - i % size}") for i, row in enumerate(manifest.kept))
             manifest = replace(manifest, kept=rows)

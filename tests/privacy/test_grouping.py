@@ -16,6 +16,7 @@ from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import TrainingTerms
 from ringfence.privacy import clipped_sum, grouping, torch_sum
 from ringfence.privacy.bounding import (
+    MOST_IN_AN_EXAMPLE,
     BoundedContributions,
     ContributionManifest,
     KeptConversation,
@@ -26,7 +27,7 @@ from ringfence.privacy.bounding import (
 from ringfence.privacy.clipped_sum import HeadGradients
 from ringfence.privacy.examples import Examples, GroupedRows
 from ringfence.privacy.grid import Grid
-from ringfence.privacy.grouping import BOUNDS, MOST_IN_AN_EXAMPLE, group_contributions
+from ringfence.privacy.grouping import BOUNDS, group_contributions
 from ringfence.privacy.head_modules import module_of
 from ringfence.privacy.opacus_backend import ModuleGradients
 from ringfence.privacy.renyi_filter import SampledGaussian
@@ -136,6 +137,8 @@ class TestWhichConversationsAreUsed:
         ([("x", ("p",), 1.0, "x"), ("y", ("p", "q"), 1.0, "x"), ("z", ("p",), 1.0)], "more conversations"),
         # In two of three conversations of one example, at full weight.
         ([("x", ("p",), 1.0, "x"), ("y", ("p",), 1.0, "x"), ("z", ("q",), 1.0, "x")], "more conversations"),
+        # More than an example may hold, though all of one person.
+        ([(f"x{i}", ("p",), 1.0, "x0") for i in range(9)], "too many"),
         # An example in two pieces, each of which would be clipped by itself.
         ([("x", ("p",), 1.0, "x"), ("z", ("q",), 1.0), ("y", ("p",), 1.0, "x")], "lie together"),
     ],
@@ -392,11 +395,12 @@ class TestTraining:
         expected = -source.clipped_sum(np.zeros(DIMENSION + 1), selected=None) * source.grid.step / 16
         assert self.train(bounded, rng=repeatable(0)) == pytest.approx(expected, abs=1e-5)
 
-    def test_with_sampling_draws_a_coin_an_example(self, repeatable):
-        bounded, rng, alone = grouped(GRAPH), repeatable(0), repeatable(0)
-        self.train(bounded, rng=rng, sample_rate=0.25)
-        self.train(bounded, rng=alone)
-        assert rng.drawn - alone.drawn == len(bounded.manifest.group_sizes) < len(bounded.positions)
+    def test_refuses_groups_when_examples_are_sampled(self, repeatable):
+        """An example of which others remain is something without the person too: not what is accounted for."""
+        bounded = grouped([["hub", "p"], ["hub", "q"]])
+        self.train(bounded, rng=repeatable(0))
+        with pytest.raises(BudgetError, match="full batch"):
+            self.train(bounded, rng=repeatable(0), sample_rate=0.25)
 
     def test_refuses_somebody_in_more_than_k_examples_when_examples_are_sampled(self, repeatable):
         """Weights of a half keep the bound on the full batch; the amplification by sampling is for k examples."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -74,13 +76,17 @@ class TestOneStep:
     def test_is_asked_once_and_in_the_process_that_drew_its_noise(self, repeatable, monkeypatch):
         terms = StepTerms(noise_multiplier=1.0, sample_rate=None, divisor=64)
         model = np.zeros(DIMENSION + 1)
-        first, second, third = private_gradients(source_of(50), terms=terms, steps=3, rng=repeatable(1))
+        steps = private_gradients(source_of(50), terms=terms, steps=4, rng=repeatable(1))
+        first, second, third = (next(steps) for _ in range(3))
+        another = copy.copy(first)
         assert not np.array_equal(first(model), second(model))
-        with pytest.raises(BudgetError, match="used once"):
-            first(model)
+        for used in (first, another):
+            with pytest.raises(BudgetError, match="used once"):
+                used(model)
         monkeypatch.setattr(private_step.os, "getpid", lambda: 1)
-        with pytest.raises(BudgetError, match="process that drew it"):
-            third(model)
+        for drawn_elsewhere in (third, next(steps)):
+            with pytest.raises(BudgetError, match="process that drew it"):
+                drawn_elsewhere(model)
 
     def test_has_noise_of_its_own_however_many_are_drawn_together(self, repeatable, monkeypatch):
         """The same words in the same order: nothing is used twice where one drawing ends and the next begins."""

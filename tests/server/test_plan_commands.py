@@ -11,7 +11,7 @@ import pytest
 
 from ringfence.model.console import run_application
 from ringfence.model.feature_set import load_feature_set
-from ringfence.model.plan import Plan, PrivacyTerms, TrainingTerms, load_plan
+from ringfence.model.plan import RECOMMENDED_WEIGHT_DECAY, Plan, PrivacyTerms, TrainingTerms, load_plan
 from ringfence.privacy.accounting import epsilon_of
 from ringfence.server.command_line import application
 from ringfence.server.coordinator_home import CoordinatorHome
@@ -55,6 +55,33 @@ def test_a_new_plan_names_the_installed_features_keeps_its_epsilon_and_can_be_la
     settings = CoordinatorSettings(federation="chat", demonstration=True)
     run = Launcher(home=home, settings=settings).prepare(written)
     assert run.signed_plan().plan == written
+
+
+def test_a_new_plan_that_samples_keeps_whole_conversations(home: CoordinatorHome, tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    assert plan("new", str(file), "--sample-rate", "0.1", "--home", str(home.root)) == 0
+    assert load_plan(file).privacy.bounds == "greedy"
+
+
+@pytest.mark.parametrize("bounds", [None, "greedy", "fractional"])
+def test_a_new_plan_groups_unless_it_is_told_otherwise(
+    home: CoordinatorHome, tmp_path: Path, bounds: str | None
+) -> None:
+    file = tmp_path / "plan.toml"
+    asked = () if bounds is None else ("--bounds", bounds)
+    assert plan("new", str(file), *asked, "--home", str(home.root)) == 0
+    assert load_plan(file).privacy.bounds == (bounds or "grouped")
+    assert load_plan(file).training.weight_decay == RECOMMENDED_WEIGHT_DECAY
+
+
+@pytest.mark.parametrize("bounds", ["fractional", "grouped"])
+def test_other_bounds_of_a_plan_that_samples_are_an_error(
+    bounds: str, home: CoordinatorHome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(tmp_path / "plan.toml")
+    sampled = ("--bounds", bounds, "--sample-rate", "0.1", "--home", str(home.root))
+    assert plan("new", file, *sampled) == 4
+    assert "greedy" in capsys.readouterr().err
 
 
 def test_a_new_plan_is_not_written_over_another(
