@@ -23,7 +23,7 @@ from ringfence.model.detector import Detector
 from ringfence.model.errors import DataError, PolicyError
 from ringfence.model.linked_people import linked_groups
 from ringfence.model.metrics import average_precision
-from ringfence.model.plan import TrainingTerms
+from ringfence.model.plan import RECOMMENDED_BOUNDS, Bounds, TrainingTerms
 from ringfence.privacy.bounding import ContributionManifest, KeptConversation
 from ringfence.privacy.ledger_terms import LedgerTerms, cost_in_units, reserved_units
 from ringfence.privacy.planning import noise_multiplier_for
@@ -65,6 +65,12 @@ def by_people(rows: TrainingRows, *, secret: bytes) -> Parts:
     groups = _groups(rows.manifest.kept)
     is_held_out = np.array([_draw(secret, group) < HELD_OUT for group in groups])
     return Parts(training=_part(rows, ~is_held_out), held_out=_part(rows, is_held_out))
+
+
+def bounds_within(policy: Policy) -> Bounds:
+    """Return how the contribution bound is kept: grouped, if the policy allows it, else as it does."""
+    allowed = policy.methods.bounds
+    return RECOMMENDED_BOUNDS if RECOMMENDED_BOUNDS in allowed else next(iter(allowed), "greedy")
 
 
 def mechanism_within(policy: Policy, *, epsilon: float) -> SampledGaussian:
@@ -124,7 +130,7 @@ def personalise(
     """Train on from a release, and compare on the people who were held out.
 
     Mechanism: T full-batch Gaussian steps on the clipped sum, momentum.
-    Unit: one participant, at most k conversations (contribution bound).
+    Unit: one participant, whose conversations count for at most k.
     Assumes: the caller charges ``mechanism`` before the head is used. The comparison is not private, and stays here.
     Sensitivity: k * S a step.
     Source: Abadi et al. 2016, algorithm 1.

@@ -159,6 +159,7 @@ def _opened(home: MemberHome, policy: Policy, *, lineage: str) -> Ledger:
 def _rows(home: MemberHome, detector: Detector, policy: Policy) -> TrainingRows:
     from ringfence.client.local_data import open_labelled, training_rows
     from ringfence.client.member_settings import load_member_settings
+    from ringfence.client.personalisation import bounds_within
     from ringfence.model.feature_set import load_feature_set
     from ringfence.model.plan import DEFAULT_PREFIXES
 
@@ -169,7 +170,7 @@ def _rows(home: MemberHome, detector: Detector, policy: Policy) -> TrainingRows:
             feature_set=load_feature_set(detector.feature_set.name),
             prefixes=DEFAULT_PREFIXES,
             contribution_bound=policy.limits.contribution_bound,
-            bounds="greedy",
+            bounds=bounds_within(policy),
         )
 
 

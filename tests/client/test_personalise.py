@@ -28,7 +28,7 @@ from ringfence.client.member_settings import (
 )
 from ringfence.client.model_commands import application
 from ringfence.client.personal_head import Comparison, PersonalHead, keep, personalised, put_aside
-from ringfence.client.personalisation import by_people, mechanism_within
+from ringfence.client.personalisation import bounds_within, by_people, mechanism_within
 from ringfence.client.policy import Policy, default_policy
 from ringfence.client.policy_check import Spending, refusals_of, spending_of
 from ringfence.client.policy_text import save_policy
@@ -36,12 +36,19 @@ from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.client.row_cache import RowCache
 from ringfence.demo.company_data import benign_chat
 from ringfence.model.console import run_application
+from ringfence.model.conversation import Conversation, Message
 from ringfence.model.detector import Detector
 from ringfence.model.errors import BudgetError
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.simulation import simulate_companies
-from ringfence.privacy.bounding import ContributionManifest, KeptConversation, participant_pseudonym
+from ringfence.privacy.bounding import (
+    ContributionManifest,
+    KeptConversation,
+    participant_pseudonym,
+    verify_manifest,
+)
+from ringfence.privacy.grouping import group_contributions
 from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_chain import LedgerEntry
 from ringfence.privacy.ledger_charge import Charge, release_key
@@ -464,3 +471,32 @@ class TestTheReserve:
             cost = cost_in_units(ledger.state.terms.headline, mechanism_within(policy(0.5), epsilon=1.0))
         assert spent.personal_headline_units == spent.other_headline_units == cost
         assert (spent.answers, spent.evaluations) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        (("greedy", "fractional", "grouped"), "grouped"),
+        (("fractional",), "fractional"),
+        (("greedy",), "greedy"),
+        ((), "greedy"),
+    ],
+)
+def test_the_policy_says_how_the_bound_may_be_kept(allowed: tuple[str, ...], expected: str) -> None:
+    default = default_policy(federation="north")
+    methods = default.methods.model_copy(update={"bounds": allowed})
+    assert bounds_within(default.model_copy(update={"methods": methods})) == expected
+
+
+def test_parting_people_leaves_examples_whole() -> None:
+    talks = [
+        Conversation(f"c{n}", (Message(f"h{n // 4}", "a"), Message(f"p{n}", "b")), 0) for n in range(200)
+    ]
+    manifest = group_contributions(talks, contribution_bound=1, secret=b"s" * 32).manifest
+    assert set(manifest.group_sizes) == {4}
+    count = len(manifest.kept)
+    rows = TrainingRows(np.zeros((count, 4, 108), np.float32), np.zeros(count, np.int64), manifest)
+    parts = by_people(rows, secret=b"t" * 32)
+    for part in (parts.training, parts.held_out):
+        assert set(part.manifest.group_sizes) == {4}
+        verify_manifest(part.manifest, contribution_bound=1)
