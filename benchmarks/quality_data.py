@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ringfence.demo.company_data import CompanyData
+from ringfence.model.bounds import Bounds
 from ringfence.model.conversation import Conversation
 from ringfence.model.early_detection import early_detection, first_warnings
 from ringfence.model.feature_set import FeatureSet
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.member_evaluation import threshold_for
 from ringfence.model.metrics import area_under_roc, average_precision
-from ringfence.model.plan import Bounds
 from ringfence.privacy.bounding import BoundedContributions, ContributionManifest
 from ringfence.privacy.grouping import BOUNDS
 from ringfence.privacy.training import nearest_size_class

@@ -15,9 +15,9 @@ import typer
 
 from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.member_home import MemberHome
+from ringfence.model.bounds import RECOMMENDED_BOUNDS, Bounds
 from ringfence.model.console import JsonOption, emit, new_application, note
 from ringfence.model.errors import BudgetError, ConfigError, DataError
-from ringfence.model.plan import RECOMMENDED_BOUNDS, Bounds
 
 if TYPE_CHECKING:
     from ringfence.client.data_settings import DataSettings

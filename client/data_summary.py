@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 
 from ringfence.client.data_leaks import LeakSearch
 from ringfence.client.snapshot import Selection
+from ringfence.model.bounds import RECOMMENDED_BOUNDS, Bounds
 from ringfence.model.conversation import Conversation
 from ringfence.model.language import OTHER_LANGUAGE_SHARE, count_languages, other_language_share
-from ringfence.model.plan import RECOMMENDED_BOUNDS, Bounds
 from ringfence.privacy.bounding import normalise_participant
 from ringfence.privacy.grouping import BOUNDS
 

@@ -21,10 +21,10 @@ from ringfence.client.row_cache import RowCache
 from ringfence.client.row_file import ConversationKeys, FeatureRow
 from ringfence.client.snapshot import Selection, Snapshot
 from ringfence.client.taking_snapshot import take_snapshot
+from ringfence.model.bounds import Bounds
 from ringfence.model.conversation import Conversation
 from ringfence.model.errors import ConfigError, DataError
 from ringfence.model.feature_set import FeatureSet
-from ringfence.model.plan import Bounds
 from ringfence.privacy.bounding import ContributionManifest
 from ringfence.privacy.grouping import BOUNDS
 

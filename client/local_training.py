@@ -27,11 +27,12 @@ from ringfence.client.participation import (
 )
 from ringfence.client.snapshot import Snapshot
 from ringfence.client.training_device import training_device
+from ringfence.model.bounds import Bounds
 from ringfence.model.errors import PeerError
 from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.feature_set import FeatureSet, load_feature_set
 from ringfence.model.head import ARCHITECTURES
-from ringfence.model.plan import Bounds, Plan
+from ringfence.model.plan import Plan
 from ringfence.model.round_messages import RoundRequest, RoundUpdate, TrainRequest, TrainUpdate
 
 

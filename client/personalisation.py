@@ -19,11 +19,12 @@ import numpy.typing as npt
 from ringfence.client.local_data import TrainingRows
 from ringfence.client.personal_head import Comparison, PersonalHead
 from ringfence.client.policy import Policy
+from ringfence.model.bounds import RECOMMENDED_BOUNDS, Bounds
 from ringfence.model.detector import Detector
 from ringfence.model.errors import DataError, PolicyError
 from ringfence.model.linked_people import linked_groups
 from ringfence.model.metrics import average_precision
-from ringfence.model.plan import RECOMMENDED_BOUNDS, Bounds, TrainingTerms
+from ringfence.model.plan import TrainingTerms
 from ringfence.privacy.bounding import ContributionManifest, KeptConversation
 from ringfence.privacy.ledger_terms import LedgerTerms, cost_in_units, reserved_units
 from ringfence.privacy.planning import noise_multiplier_for

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ringfence.client.training_hours import Window, parse_window
-from ringfence.model.plan import Bounds, Name, Sha256
+from ringfence.model.bounds import Bounds
+from ringfence.model.plan import Name, Sha256
 
 Epsilon = Annotated[float, Field(gt=0, le=1e6)]
 Days = Annotated[int, Field(ge=0, le=36_500)]

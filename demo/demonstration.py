@@ -21,18 +21,12 @@ from ringfence.demo.federation import CONTRIBUTION_BOUND, FEDERATION, VERSION, F
 from ringfence.demo.outcome_text import introduction, shown_epsilon
 from ringfence.demo.processes import Processes
 from ringfence.demo.reference_rows import FEDERATED, HeldOut, OpenRows, QualityRow, reference_rows
+from ringfence.model.bounds import RECOMMENDED_BOUNDS
 from ringfence.model.detector import Detector
 from ringfence.model.errors import ConfigError, RingfenceError
 from ringfence.model.feature_set import FeatureSet, load_feature_set
 from ringfence.model.head import ARCHITECTURES
-from ringfence.model.plan import (
-    RECOMMENDED_BOUNDS,
-    RECOMMENDED_WEIGHT_DECAY,
-    CohortTerms,
-    Plan,
-    PrivacyTerms,
-    TrainingTerms,
-)
+from ringfence.model.plan import RECOMMENDED_WEIGHT_DECAY, CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.privacy.accounting import epsilon_of
 from ringfence.privacy.planning import noise_multiplier_for
 

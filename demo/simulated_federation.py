@@ -13,16 +13,10 @@ from pathlib import Path
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import DataSettings, MemberSettings, save_member_settings
 from ringfence.demo.company_data import write_jsonl
+from ringfence.model.bounds import RECOMMENDED_BOUNDS
 from ringfence.model.errors import ConfigError
 from ringfence.model.feature_set import FeatureSet
-from ringfence.model.plan import (
-    RECOMMENDED_BOUNDS,
-    RECOMMENDED_WEIGHT_DECAY,
-    CohortTerms,
-    Plan,
-    PrivacyTerms,
-    TrainingTerms,
-)
+from ringfence.model.plan import RECOMMENDED_WEIGHT_DECAY, CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.simulation import CompanyData
 from ringfence.privacy.accounting import LINEAR_HEAD_PARAMETERS, PLATFORMS
 from ringfence.privacy.grid import floating_point_delta

@@ -12,8 +12,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ringfence.model.bounds import Bounds
 from ringfence.model.errors import ReleaseError
-from ringfence.model.plan import Bounds, Name, Plan, Sha256, describe
+from ringfence.model.plan import Name, Plan, Sha256, describe
 
 Adversary = Literal["coordinator", "member", "coordinator-and-members", "everybody-else"]
 ADVERSARIES: tuple[Adversary, ...] = (

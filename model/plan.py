@@ -14,20 +14,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ringfence.model.bounds import Bounds
 from ringfence.model.errors import ConfigError
 from ringfence.model.toml_lines import line_of_key
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-Bounds = Literal["greedy", "fractional", "grouped"]
-"""How a contribution bound is kept; see `PrivacyTerms`."""
-
 _ADDED_LATER = (("training", "weight_decay", 0.0), ("privacy", "bounds", "greedy"))
 
-RECOMMENDED_BOUNDS: Bounds = "grouped"
 RECOMMENDED_WEIGHT_DECAY = 0.003
-"""What new plans say. Chosen as the learning rate was; plans that do not say it mean greedy bounds and no decay."""
+"""What new plans say. Chosen as the learning rate was; plans that do not say it mean no decay."""
 
 DEFAULT_PREFIXES = (0.35, 0.6, 0.8, 1.0)
 """Beginnings of a conversation whose losses are averaged inside its one gradient: half a conversation is to be found too."""

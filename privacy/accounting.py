@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 
+from ringfence.model.bounds import Bounds
 from ringfence.model.errors import ConfigError
 from ringfence.model.evidence import said_bound
 from ringfence.model.head import parameter_count
-from ringfence.model.plan import Bounds, Plan
+from ringfence.model.plan import Plan
 from ringfence.privacy.gaussian_privacy import gaussian_epsilon
 from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.run_mechanisms import run_mechanisms, tail_delta

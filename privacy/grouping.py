@@ -14,8 +14,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol
 
+from ringfence.model.bounds import Bounds
 from ringfence.model.conversation import Conversation
-from ringfence.model.plan import Bounds
 from ringfence.privacy.bounding import (
     MOST_IN_AN_EXAMPLE,
     BoundedContributions,

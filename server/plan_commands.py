@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ringfence.model.bounds import Bounds
 from ringfence.model.console import JsonOption, emit, new_application
-from ringfence.model.plan import Bounds
 
 if TYPE_CHECKING:
     from ringfence.privacy.plan_solving import FixedTerms, PlannedRun

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from ringfence.model.bounds import RECOMMENDED_BOUNDS, Bounds
 from ringfence.model.errors import ConfigError
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.plan import (
-    RECOMMENDED_BOUNDS,
     RECOMMENDED_WEIGHT_DECAY,
-    Bounds,
     CohortTerms,
     Plan,
     PrivacyTerms,

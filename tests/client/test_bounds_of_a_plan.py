@@ -19,10 +19,11 @@ from ringfence.client.member_settings import (
     load_member_settings,
     save_member_settings,
 )
+from ringfence.model.bounds import Bounds
 from ringfence.model.evaluation_messages import EvaluateRequest
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.key_files import raw_public_base64
-from ringfence.model.plan import Bounds, Plan, PrivacyTerms, TrainingTerms
+from ringfence.model.plan import Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.round_messages import TrainRequest
 from ringfence.privacy import score_histogram, training
 from ringfence.privacy.grouping import BOUNDS
