@@ -169,6 +169,12 @@ def bound_contributions(
     """
     check_terms(contribution_bound, secret)
     rows = pseudonymous_rows(conversations, secret)
+    positions = greedy_positions(rows, contribution_bound=contribution_bound)
+    return BoundedContributions.of(rows, positions, contribution_bound)
+
+
+def greedy_positions(rows: Sequence[KeptConversation], *, contribution_bound: int) -> list[int]:
+    """Return which rows `bound_contributions` keeps, in the order of their pseudonyms."""
     used: Counter[str] = Counter()
     positions: list[int] = []
     for position in sorted(range(len(rows)), key=lambda index: rows[index].pseudonym):
@@ -176,7 +182,7 @@ def bound_contributions(
         if participants and all(used[participant] < contribution_bound for participant in participants):
             used.update(participants)
             positions.append(position)
-    return BoundedContributions.of(rows, positions, contribution_bound)
+    return positions
 
 
 def fractional_weights(

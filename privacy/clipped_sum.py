@@ -17,7 +17,14 @@ from ringfence.model.head import LinearHead
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
 from ringfence.privacy.examples import Examples, GroupedRows
 from ringfence.privacy.grid import MOST_SUMMANDS, Grid
-from ringfence.privacy.head_gradients import Batch, Examined, formula_of, products_between, products_of
+from ringfence.privacy.head_gradients import (
+    Batch,
+    Examined,
+    finite_or_zero,
+    formula_of,
+    products_between,
+    products_of,
+)
 
 MICRO_BATCH = 1024
 """Conversations that are summed at once in float64."""
@@ -188,7 +195,9 @@ class HeadGradients:
         products *= factors[group.first]
         products *= factors[group.second]
         # What counts as nothing has a factor of 0, and adds nothing to the norm of its example.
-        return group.factors(_finite(norms * factors), _finite(products), clip_norm=self._grid.clip_norm)
+        return group.factors(
+            finite_or_zero(norms * factors), finite_or_zero(products), clip_norm=self._grid.clip_norm
+        )
 
     def _products_between(self, examples: Examples) -> FloatArray:
         prefixes = self._features.shape[1]
@@ -304,10 +313,6 @@ def _stretches(count: int) -> Iterator[slice]:
 def _along_last(values: FloatArray, places: slice | IntegerArray) -> FloatArray:
     # Indexing would not leave the conversations last in memory.
     return values[:, :, places] if isinstance(places, slice) else values.take(places, axis=2)
-
-
-def _finite(values: FloatArray) -> FloatArray:
-    return np.where(np.isfinite(values), values, 0.0)
 
 
 def _norms(squares: FloatArray) -> FloatArray:

@@ -21,7 +21,9 @@ from ringfence.privacy.bounding import (
     BoundedContributions,
     KeptConversation,
     bound_contributions,
+    check_terms,
     fractional_weights,
+    greedy_positions,
     pseudonymous_rows,
 )
 
@@ -49,14 +51,15 @@ def group_contributions(
 
     Args and errors are those of `bound_contributions`. The rows of an example lie together.
     """
-    alone = bound_contributions(conversations, contribution_bound=contribution_bound, secret=secret)
+    check_terms(contribution_bound, secret)
     rows = pseudonymous_rows(conversations, secret)
-    examples = [[position] for position in alone.positions]
+    alone = greedy_positions(rows, contribution_bound=contribution_bound)
+    examples = [[position] for position in alone]
     of_person: dict[str, set[int]] = {}
-    for example, position in enumerate(alone.positions):
+    for example, position in enumerate(alone):
         for participant in rows[position].participants:
             of_person.setdefault(participant, set()).add(example)
-    left_out = set(range(len(rows))).difference(alone.positions)
+    left_out = set(range(len(rows))).difference(alone)
     for position in sorted(left_out, key=lambda index: rows[index].pseudonym):
         participants = rows[position].participants
         chosen = _example_for(participants, examples, of_person, contribution_bound=contribution_bound)

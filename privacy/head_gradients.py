@@ -138,7 +138,7 @@ class HiddenLayerFormula:
             backward = np.empty((slopes.shape[1], *batch.rows.shape[:2]))
             np.multiply(slopes, _scaled(residuals, factors)[:, None], out=backward.transpose(2, 0, 1))
             of_hidden = backward.reshape(len(backward), -1) @ _flat(batch.rows)
-            return np.concatenate([of_hidden.reshape(-1), _finite(of_output) @ factors])
+            return np.concatenate([of_hidden.reshape(-1), finite_or_zero(of_output) @ factors])
 
         def inner_products(first: IntegerArray, second: IntegerArray, products: FloatArray) -> FloatArray:
             between = np.einsum("aum,bum->abm", slopes.take(first, axis=2), slopes.take(second, axis=2))
@@ -229,10 +229,10 @@ def _bilinear(left: FloatArray, products: FloatArray, right: FloatArray) -> Floa
 
 
 def _scaled(residuals: FloatArray, factors: FloatArray) -> FloatArray:
-    return _finite(residuals * factors)
+    return finite_or_zero(residuals * factors)
 
 
-def _finite(values: FloatArray) -> FloatArray:
+def finite_or_zero(values: FloatArray) -> FloatArray:
     """Return values with 0 for each that is not finite: it belongs to a conversation that counts as nothing."""
     return np.where(np.isfinite(values), values, 0.0)
 

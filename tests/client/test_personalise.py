@@ -28,7 +28,7 @@ from ringfence.client.member_settings import (
 )
 from ringfence.client.model_commands import application
 from ringfence.client.personal_head import Comparison, PersonalHead, keep, personalised, put_aside
-from ringfence.client.personalisation import bounds_within, by_people, mechanism_within
+from ringfence.client.personalisation import mechanism_within
 from ringfence.client.policy import Policy, default_policy
 from ringfence.client.policy_check import Spending, refusals_of, spending_of
 from ringfence.client.policy_text import save_policy
@@ -36,19 +36,14 @@ from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.client.row_cache import RowCache
 from ringfence.demo.company_data import benign_chat
 from ringfence.model.console import run_application
-from ringfence.model.conversation import Conversation, Message
 from ringfence.model.detector import Detector
 from ringfence.model.errors import BudgetError
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.plan import CohortTerms, Plan, PrivacyTerms, TrainingTerms
 from ringfence.model.simulation import simulate_companies
 from ringfence.privacy.bounding import (
-    ContributionManifest,
-    KeptConversation,
     participant_pseudonym,
-    verify_manifest,
 )
-from ringfence.privacy.grouping import group_contributions
 from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_chain import LedgerEntry
 from ringfence.privacy.ledger_charge import Charge, release_key
@@ -402,35 +397,6 @@ class TestTheHead:
         assert personalised(newer, home) is newer
 
 
-class TestParts:
-    def rows(self, participants: list[tuple[str, ...]]) -> TrainingRows:
-        kept = tuple(KeptConversation(f"c{number}", people) for number, people in enumerate(participants))
-        features = np.arange(len(kept), dtype=np.float32).reshape(-1, 1, 1)
-        return TrainingRows(features, np.zeros(len(kept), np.int64), ContributionManifest(2, kept))
-
-    def test_nobody_is_in_both_however_long_the_chain_of_acquaintances(self) -> None:
-        chains = [(f"p{number}-{link}", f"p{number}-{link + 1}") for number in range(60) for link in range(4)]
-        parts = by_people(self.rows(chains), secret=b"s" * 32)
-        people = [
-            {person for row in part.manifest.kept for person in row.participants}
-            for part in (parts.training, parts.held_out)
-        ]
-        assert people[0].isdisjoint(people[1])
-        assert all(people)
-        assert len(parts.training.labels) + len(parts.held_out.labels) == len(chains)
-        for part in (parts.training, parts.held_out):
-            assert [f"c{int(value)}" for value in part.features[:, 0, 0]] == [
-                row.pseudonym for row in part.manifest.kept
-            ]
-
-    def test_about_a_quarter_is_held_out_and_the_same_each_time(self) -> None:
-        rows = self.rows([(f"a{number}", f"b{number}") for number in range(2000)])
-        first, again = (by_people(rows, secret=b"s" * 32) for _ in range(2))
-        assert 400 < len(first.held_out.labels) < 600
-        assert first.held_out.manifest == again.held_out.manifest
-        assert by_people(rows, secret=b"t" * 32).held_out.manifest != first.held_out.manifest
-
-
 class TestTheReserve:
     def plan(self) -> Plan:
         return Plan(
@@ -471,32 +437,3 @@ class TestTheReserve:
             cost = cost_in_units(ledger.state.terms.headline, mechanism_within(policy(0.5), epsilon=1.0))
         assert spent.personal_headline_units == spent.other_headline_units == cost
         assert (spent.answers, spent.evaluations) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("allowed", "expected"),
-    [
-        (("greedy", "fractional", "grouped"), "grouped"),
-        (("fractional",), "fractional"),
-        (("greedy",), "greedy"),
-        ((), "greedy"),
-    ],
-)
-def test_the_policy_says_how_the_bound_may_be_kept(allowed: tuple[str, ...], expected: str) -> None:
-    default = default_policy(federation="north")
-    methods = default.methods.model_copy(update={"bounds": allowed})
-    assert bounds_within(default.model_copy(update={"methods": methods})) == expected
-
-
-def test_parting_people_leaves_examples_whole() -> None:
-    talks = [
-        Conversation(f"c{n}", (Message(f"h{n // 4}", "a"), Message(f"p{n}", "b")), 0) for n in range(200)
-    ]
-    manifest = group_contributions(talks, contribution_bound=1, secret=b"s" * 32).manifest
-    assert set(manifest.group_sizes) == {4}
-    count = len(manifest.kept)
-    rows = TrainingRows(np.zeros((count, 4, 108), np.float32), np.zeros(count, np.int64), manifest)
-    parts = by_people(rows, secret=b"t" * 32)
-    for part in (parts.training, parts.held_out):
-        assert set(part.manifest.group_sizes) == {4}
-        verify_manifest(part.manifest, contribution_bound=1)

@@ -212,15 +212,14 @@ class TestAWholeRound:
         return lines
 
     @pytest.mark.parametrize("value", REPLACEMENTS.values(), ids=REPLACEMENTS.keys())
-    @pytest.mark.parametrize("sample_rate", [1.0, 0.2], ids=["full-batch", "poisson"])
+    @pytest.mark.parametrize(
+        ("sample_rate", "size"), [(1.0, 1), (0.2, 1), (1.0, 4)], ids=["full-batch", "poisson", "grouped"]
+    )
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    @pytest.mark.parametrize("size", [1, 4], ids=["each alone", "grouped"])
     def test_takes_the_same_path_and_draws_the_same_randomness_whatever_a_person_said(
         self, strangers, repeatable, architecture, sample_rate, value, size
     ):
         manifest = strangers(40)
-        if size > 1 and sample_rate < 1.0:
-            pytest.skip("grouped examples are for the full batch")
         if size > 1:
             rows = tuple(replace(row, group=f"c{i - i % size}") for i, row in enumerate(manifest.kept))
             manifest = replace(manifest, kept=rows)

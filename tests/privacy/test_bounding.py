@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from talk_graphs import SECRET, conversations, graphs
 
-from ringfence.model.conversation import Conversation, Message
+from ringfence.model.conversation import Message
 from ringfence.model.errors import BudgetError, ConfigError, DataError
 from ringfence.privacy.bounding import (
     ContributionManifest,
@@ -19,19 +20,6 @@ from ringfence.privacy.bounding import (
     report_cap,
     verify_manifest,
 )
-
-SECRET = b"a secret of this member" * 2
-
-graphs = st.lists(
-    st.lists(st.sampled_from([f"p{i}" for i in range(9)]), min_size=0, max_size=5), min_size=0, max_size=25
-)
-
-
-def conversations(graph: list[list[str]]) -> list[Conversation]:
-    return [
-        Conversation(f"c{i}", tuple(Message(person, "hello") for person in people), i % 2)
-        for i, people in enumerate(graph)
-    ]
 
 
 class TestWholeConversations:

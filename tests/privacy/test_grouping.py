@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from talk_graphs import SECRET, conversations, graphs
 
-from ringfence.model.conversation import Conversation, Message
+from ringfence.model.conversation import Message
 from ringfence.model.errors import BudgetError, ConfigError
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import TrainingTerms
@@ -34,19 +35,7 @@ from ringfence.privacy.renyi_filter import SampledGaussian
 from ringfence.privacy.torch_sum import DeviceHeadGradients
 from ringfence.privacy.training import train_privately
 
-SECRET = b"a secret of this member" * 2
 DIMENSION = 12
-
-graphs = st.lists(
-    st.lists(st.sampled_from([f"p{i}" for i in range(9)]), min_size=0, max_size=5), min_size=0, max_size=30
-)
-
-
-def conversations(graph: list[list[str]]) -> list[Conversation]:
-    return [
-        Conversation(f"c{i}", tuple(Message(person, "hello") for person in people), i % 2)
-        for i, people in enumerate(graph)
-    ]
 
 
 def grouped(graph: list[list[str]], *, bound: int = 1, secret: bytes = SECRET) -> BoundedContributions:
