@@ -7,7 +7,8 @@ one factor a conversation, a sum, whole steps of the grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,18 +20,17 @@ from ringfence.privacy.examples import Examples, GroupedRows
 from ringfence.privacy.grid import MOST_SUMMANDS, Grid
 from ringfence.privacy.head_gradients import (
     Batch,
-    Examined,
     finite_or_zero,
     formula_of,
     products_between,
     products_of,
 )
 
-MICRO_BATCH = 1024
-"""Conversations that are summed at once in float64."""
+MICRO_BATCH_ROWS = 4096
+"""Rows, of a conversation's prefixes each, that are summed at once in float64."""
 
 HELD_ROWS_BYTES = 64 * 1024 * 1024
-"""Rows are kept in float64 up to this size; beyond it each micro-batch is converted, which costs next to no time then."""
+"""Rows are kept in float64 up to this size; beyond it each micro-batch is converted in each step, for about twice the time."""
 
 
 class ClippedSumSource(Protocol):
@@ -51,13 +51,30 @@ class ClippedSumSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _MicroBatch:
+    """Conversations that are summed together, and what of them is the same in every step.
+
+    Attributes:
+        batch: as the formula takes them.
+        weights: of each, None for 1.
+        group: the examples that they form, None where each is one.
+        between: products of the prefixes of each pair in an example.
+    """
+
+    batch: Batch
+    weights: FloatArray | None
+    group: GroupedRows | None
+    between: FloatArray
+
+
 class HeadGradients:
     """Per-conversation gradients of a shipped head on averaged prefixes.
 
     Mechanism: per-conversation clipping to C, weighting, the sum of each example clipped to C where it has several
         conversations, the sum of all, one rounding of it to the grid.
     Unit: one participant, whose conversations weigh at most k together.
-    Assumes: features of one conversation are computed from that conversation and public data alone.
+    Assumes: features of one conversation are computed from that conversation and public data alone, and no longer than 4.
     Sensitivity: k * C in L2 norm and one step of the grid a coordinate, within k * `Grid.sensitivity`.
     Source: Abadi et al. 2016, arXiv 1607.00133, algorithm 1; closed form as in Goodfellow 2015, arXiv 1510.01799; examples of
         several conversations as in `ringfence.privacy.grouping`.
@@ -96,27 +113,23 @@ class HeadGradients:
         if self._formula.parameters != grid.dimension:
             raise ConfigError(_DOES_NOT_FIT, hint=_FEATURES_OF_THE_PLAN)
         self._grid = grid
-        wide = features.shape[0] * features.shape[1] * (features.shape[2] + 1) * 8
         self._features = features
-        self._is_finite = np.empty(len(features), dtype=np.bool_)
-        self._products = np.empty((features.shape[1], features.shape[1], len(features)))
-        self._rows = (
-            np.empty((*features.shape[:2], features.shape[2] + 1)) if wide <= HELD_ROWS_BYTES else None
-        )
-        for rows in _stretches(len(features)):
-            self._is_finite[rows] = np.isfinite(features[rows]).all(axis=(1, 2))
-            converted = with_ones(features[rows], is_finite=self._is_finite[rows])
-            self._products[:, :, rows] = np.where(self._is_finite[rows], products_of(converted), np.nan)
-            if self._rows is not None:
-                self._rows[rows] = converted
+        self._most = max(1, MICRO_BATCH_ROWS // features.shape[1])
         targets = np.asarray(labels, dtype=np.float64)
         self._shares = (1.0 + (positive_weight - 1.0) * targets) / features.shape[1]
         self._positive_shares = self._shares * targets
         self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        self._is_finite = np.empty(len(features), dtype=np.bool_)
+        self._products = np.empty((features.shape[1], features.shape[1], len(features)))
+        for rows in self._stretches(len(features)):
+            self._is_finite[rows] = np.isfinite(features[rows]).all(axis=(1, 2))
+            products = products_of(self._columns(rows))
+            self._products[:, :, rows] = np.where(self._is_finite[rows], products, np.nan)
         self._examples = None if group_sizes is None else Examples(group_sizes)
         if self._examples is not None:
-            self._everything = tuple(self._examples.stretches(None, most=MICRO_BATCH))
             self._between = self._products_between(self._examples)
+        wide = features.shape[0] * features.shape[1] * (features.shape[2] + 1) * 8
+        self._held = tuple(self._converted(None, hold=True)) if wide <= HELD_ROWS_BYTES else None
 
     @property
     def examples(self) -> int:
@@ -134,15 +147,26 @@ class HeadGradients:
         total = np.zeros(self._grid.dimension, dtype=np.int64)
         # What overflows or is not a number counts as nothing.
         with np.errstate(all="ignore"):
-            for rows, group in self._micro_batches(selected):
-                examined = self._formula.examine(self._batch(rows), model)
-                norms = _norms(examined.squared_norms())
-                factors = clip_factors(norms, clip_norm=self._grid.clip_norm)
-                if self._weights is not None:
-                    factors *= self._weights[rows]
-                if group is not None:
-                    factors *= self._group_factors(group, examined, norms, factors)
-                total += on_fine_grid(examined.weighted_sum(factors), self._grid)
+            for part in self._micro_batches(selected):
+                examined = self._formula.examine(part.batch, model)
+                squares = examined.squared_norms()
+                factors = clip_factors(squares, clip_norm=self._grid.clip_norm)
+                if part.weights is not None:
+                    factors *= part.weights
+                weighted = examined.weighted(factors)
+                of_examples = None
+                if part.group is not None:
+                    squares *= factors
+                    squares *= factors
+                    of_examples = part.group.factors(
+                        # What counts as nothing has a factor of 0, and adds nothing to the norm of its example.
+                        np.fmax(squares, 0.0, out=squares),
+                        finite_or_zero(
+                            weighted.inner_products(part.group.first, part.group.second, part.between)
+                        ),
+                        clip_norm=self._grid.clip_norm,
+                    )
+                total += on_fine_grid(weighted.sum(of_examples), self._grid)
         return self._grid.rounded(total)
 
     def mean_gradient(self, parameters: FloatArray) -> FloatArray:
@@ -150,76 +174,79 @@ class HeadGradients:
         model = np.asarray(parameters, dtype=np.float64)
         total = np.zeros(self._grid.dimension)
         with np.errstate(over="ignore"):
-            for rows in _stretches(len(self._shares)):
-                examined = self._formula.examine(self._batch(rows), model)
-                total += examined.weighted_sum(np.ones(len(self._shares[rows])))
+            for part in self._micro_batches(None):
+                examined = self._formula.examine(part.batch, model)
+                total += examined.weighted(np.ones(len(part.batch.shares))).sum(None)
         return total / len(self._shares)
 
     def gradients(self, parameters: FloatArray) -> FloatArray:
         """Return every conversation's gradient before clipping, ``(n, d)`` float64: for reference."""
         model = np.asarray(parameters, dtype=np.float64)
-        result = np.empty((len(self._shares), self._grid.dimension))
         with np.errstate(over="ignore"):
-            for rows in _stretches(len(self._shares)):
-                result[rows] = self._formula.gradients(self._batch(rows), model)
-        return result
+            found = [self._formula.gradients(part.batch, model) for part in self._micro_batches(None)]
+        return np.concatenate(found)
 
     def norms(self, parameters: FloatArray) -> FloatArray:
         """Return the L2 norm of every conversation's gradient as clipping uses it, ``(n,)``; not finite for what is not."""
         model = np.asarray(parameters, dtype=np.float64)
         with np.errstate(all="ignore"):
             found = [
-                _norms(self._formula.examine(self._batch(rows), model).squared_norms())
-                for rows in _stretches(len(self._shares))
+                np.sqrt(np.maximum(self._formula.examine(part.batch, model).squared_norms(), 0.0))
+                for part in self._micro_batches(None)
             ]
         return np.concatenate(found)
 
-    def _batch(self, rows: slice | IntegerArray) -> Batch:
-        return Batch(
-            rows=self._wide(rows),
+    def _micro_batches(self, selected: MaskArray | None) -> Iterable[_MicroBatch]:
+        return (
+            self._held
+            if selected is None and self._held is not None
+            else self._converted(selected, hold=False)
+        )
+
+    def _converted(self, selected: MaskArray | None, *, hold: bool) -> Iterator[_MicroBatch]:
+        if self._examples is not None:
+            for group in self._examples.stretches(selected, most=self._most):
+                yield self._micro_batch(group.rows, group, hold=hold)
+        elif selected is None:
+            # Stretches, not lists of places: they are looked at where they lie, without a copy.
+            for rows in self._stretches(len(self._shares)):
+                yield self._micro_batch(rows, None, hold=hold)
+        else:
+            places = np.flatnonzero(selected)
+            for rows in self._stretches(len(places)):
+                yield self._micro_batch(places[rows], None, hold=hold)
+
+    def _stretches(self, count: int) -> Iterator[slice]:
+        yield from (slice(start, start + self._most) for start in range(0, count, self._most))
+
+    def _micro_batch(
+        self, rows: slice | IntegerArray, group: GroupedRows | None, *, hold: bool
+    ) -> _MicroBatch:
+        wide = with_ones(self._features[rows], is_finite=self._is_finite[rows])
+        batch = Batch(
+            # Turning rows into columns takes as long as two steps, and is worth it where many follow.
+            rows=np.asfortranarray(wide) if hold else wide,
             products=_along_last(self._products, rows),
             shares=self._shares[rows],
             positive_shares=self._positive_shares[rows],
         )
-
-    def _wide(self, rows: slice | IntegerArray) -> FloatArray:
-        if self._rows is not None:
-            return self._rows[rows]
-        return with_ones(self._features[rows], is_finite=self._is_finite[rows])
-
-    def _group_factors(
-        self, group: GroupedRows, examined: Examined, norms: FloatArray, factors: FloatArray
-    ) -> FloatArray:
-        between = _along_last(self._between, group.pairs)
-        products = examined.inner_products(group.first, group.second, between)
-        products *= factors[group.first]
-        products *= factors[group.second]
-        # What counts as nothing has a factor of 0, and adds nothing to the norm of its example.
-        return group.factors(
-            finite_or_zero(norms * factors), finite_or_zero(products), clip_norm=self._grid.clip_norm
+        return _MicroBatch(
+            batch=batch,
+            weights=None if self._weights is None else self._weights[rows],
+            group=group,
+            between=_NO_PAIRS if group is None else _along_last(self._between, group.pairs),
         )
 
+    def _columns(self, rows: slice | IntegerArray) -> FloatArray:
+        wide = with_ones(self._features[rows], is_finite=self._is_finite[rows])
+        return wide.reshape(self._features.shape[1], -1, wide.shape[1]).transpose(2, 0, 1)
+
     def _products_between(self, examples: Examples) -> FloatArray:
-        prefixes = self._features.shape[1]
-        result = np.empty((prefixes, prefixes, len(examples.first)))
-        for pairs in _stretches(len(examples.first)):
-            first, second = self._wide(examples.first[pairs]), self._wide(examples.second[pairs])
+        result = np.empty((*self._products.shape[:2], len(examples.first)))
+        for pairs in self._stretches(len(examples.first)):
+            first, second = (self._columns(places[pairs]) for places in (examples.first, examples.second))
             result[:, :, pairs] = products_between(first, second)
         return result
-
-    def _micro_batches(
-        self, selected: MaskArray | None
-    ) -> Iterator[tuple[slice | IntegerArray, GroupedRows | None]]:
-        if self._examples is not None:
-            whole = selected is None
-            groups = self._everything if whole else self._examples.stretches(selected, most=MICRO_BATCH)
-            yield from ((group.rows, group) for group in groups)
-        elif selected is None:
-            # Stretches, not lists of places: they are looked at where they lie, without a copy.
-            yield from ((rows, None) for rows in _stretches(len(self._shares)))
-        else:
-            places = np.flatnonzero(selected)
-            yield from ((places[rows], None) for rows in _stretches(len(places)))
 
 
 class LinearHeadGradients(HeadGradients):
@@ -277,20 +304,31 @@ def check_examples(
 
 
 def with_ones(features: FeatureArray, *, is_finite: MaskArray) -> FloatArray:
-    """Return features with a last column of ones, ``(n, prefixes, dimension + 1)`` float64: the bias is a weight like any.
+    """Return features prefix by prefix, with a last column of ones: the bias is a weight like any.
 
     Conversations that are not finite come as zeros: they count as nothing, and may not reach a product with others.
+
+    Args:
+        features: ``(m, prefixes, dimension)``.
+        is_finite: ``(m,)``.
+
+    Returns:
+        ``(prefixes * m, dimension + 1)`` float64.
     """
-    wide = np.ones((*features.shape[:2], features.shape[2] + 1))
-    wide[:, :, :-1] = features
-    wide[~is_finite] = 0.0
-    return wide
+    conversations, prefixes, dimension = features.shape
+    wide = np.empty((prefixes, conversations, dimension + 1))
+    wide[:, :, :-1] = features.transpose(1, 0, 2)
+    wide[:, :, -1] = 1.0
+    wide[:, ~is_finite] = 0.0
+    return wide.reshape(-1, dimension + 1)
 
 
-def clip_factors(norms: FloatArray, *, clip_norm: float) -> FloatArray:
+def clip_factors(squared_norms: FloatArray, *, clip_norm: float) -> FloatArray:
     """Return what each gradient is multiplied by, ``(m,)``: its norm is then at most ``clip_norm``; 0 if it is not finite."""
-    # C over the larger of the norm and C: exactly 1 for a norm of up to C, 0 for an infinite one, NaN for NaN.
-    factors = np.maximum(norms, clip_norm)
+    # C over the larger of the norm and C: exactly 1 for a norm of up to C, because the root of a rounded square is the number
+    # itself; 0 for an infinite one, NaN for NaN.
+    factors = np.maximum(squared_norms, clip_norm * clip_norm)
+    np.sqrt(factors, out=factors)
     np.divide(clip_norm, factors, out=factors)
     # Of NaN and 0, fmax takes 0.
     return np.fmax(factors, 0.0, out=factors)
@@ -299,15 +337,14 @@ def clip_factors(norms: FloatArray, *, clip_norm: float) -> FloatArray:
 def on_fine_grid(clipped_sum: FloatArray, grid: Grid) -> IntegerArray:
     """Return the sum of a micro-batch in whole numbers of the fine grid, ``(d,)`` int64.
 
-    In float64 the sum of 1,024 vectors of at most a clip norm is right to 2^-29 of it. Two data sets that differ in one
-    person's content may differ by twice that in each of some 2^11 micro-batches, 2^-17 in all: half of what
-    `Grid.sensitivity` allows for. Sums of micro-batches are exact, because they are of integers.
+    What float64 loses is small in whatever order the terms meet. The residuals of a conversation have one sign, and their
+    sum is its gradient's part for the bias: clipped, they are together at most C. Its terms, rows of length 4 (and the one)
+    times a residual each, are therefore together at most 4.2 C long, also where they cancel. Summing 2^12 of them in float64
+    errs by at most 2^12 * 2^-53 of all their lengths, which for some 2^21 conversations is 2^-18 C. Two data sets that
+    differ in one person's content may differ by twice that: half of what `Grid.sensitivity` allows for. Sums of
+    micro-batches are exact, because they are of integers.
     """
     return np.asarray(np.rint(clipped_sum / grid.fine_step).astype(np.int64))
-
-
-def _stretches(count: int) -> Iterator[slice]:
-    yield from (slice(start, start + MICRO_BATCH) for start in range(0, count, MICRO_BATCH))
 
 
 def _along_last(values: FloatArray, places: slice | IntegerArray) -> FloatArray:
@@ -315,10 +352,6 @@ def _along_last(values: FloatArray, places: slice | IntegerArray) -> FloatArray:
     return values[:, :, places] if isinstance(places, slice) else values.take(places, axis=2)
 
 
-def _norms(squares: FloatArray) -> FloatArray:
-    np.maximum(squares, 0.0, out=squares)
-    return np.sqrt(squares, out=squares)
-
-
+_NO_PAIRS: FloatArray = np.empty((0, 0, 0))
 _DOES_NOT_FIT = "The features do not fit the model."
 _FEATURES_OF_THE_PLAN = "Compute them with the plan's feature set."

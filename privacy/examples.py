@@ -20,38 +20,45 @@ class GroupedRows:
 
     Attributes:
         rows: places of its m conversations among all; a slice where they lie together.
-        starts: ``(e,)``, where each example begins within the stretch.
         sizes: ``(e,)``, conversations of each example.
+        example: ``(m,)``, which example of the stretch a conversation belongs to.
         pairs: places of its pairs among all, likewise.
         first: ``(pairs,)``, one conversation of each pair, within the stretch.
         second: ``(pairs,)``, the other.
-        example: ``(pairs,)``, which example of the stretch a pair belongs to.
+        terms: ``(m + pairs,)``, which example each term of its squared norm belongs to: conversations, then pairs.
+        slack: ``(m,)``, what the squared norm of a conversation is multiplied by, so that rounding makes no sum shorter.
     """
 
     rows: slice | IntegerArray
-    starts: IntegerArray
     sizes: IntegerArray
+    example: IntegerArray
     pairs: slice | IntegerArray
     first: IntegerArray
     second: IntegerArray
-    example: IntegerArray
+    terms: IntegerArray
+    slack: FloatArray
 
-    def factors(self, norms: FloatArray, products: FloatArray, *, clip_norm: float) -> FloatArray:
+    def factors(self, squared_norms: FloatArray, products: FloatArray, *, clip_norm: float) -> FloatArray:
         """Return what each conversation's part of its example is multiplied by: the sum's norm is then at most C.
 
         Args:
-            norms: ``(m,)``, of what the conversations add to their examples, at most C each.
+            squared_norms: ``(m,)``, of what the conversations add to their examples, at most the square of C each.
             products: ``(pairs,)``, of what the two conversations of each pair add.
             clip_norm: C.
 
         Returns:
             ``(m,)`` float64 in (0, 1].
         """
-        squares = np.add.reduceat(norms * norms, self.starts)
-        squares += _SUM_SLACK * np.square(np.add.reduceat(norms, self.starts))
-        squares += 2.0 * np.bincount(self.example, weights=products, minlength=len(self.starts))
-        lengths = np.sqrt(np.maximum(squares, 0.0))
-        return np.repeat(clip_norm / np.maximum(lengths, clip_norm), self.sizes)
+        terms = np.empty(len(self.terms))
+        np.multiply(squared_norms, self.slack, out=terms[: len(squared_norms)])
+        np.multiply(2.0, products, out=terms[len(squared_norms) :])
+        sums = np.bincount(self.terms, weights=terms, minlength=len(self.sizes))
+        factors = np.asarray(sums, dtype=np.float64)
+        # As in `ringfence.privacy.clipped_sum.clip_factors`.
+        np.maximum(factors, clip_norm * clip_norm, out=factors)
+        np.sqrt(factors, out=factors)
+        np.divide(clip_norm, factors, out=factors)
+        return factors.take(self.example)
 
 
 class Examples:
@@ -107,14 +114,17 @@ class Examples:
         places = _ranges(self._pair_starts[examples], pairs)
         first_pair = int(self._pair_starts[examples[0]])
         moved = np.repeat(starts - self._starts[examples], pairs)
+        example = np.repeat(np.arange(len(examples)), sizes)
         return GroupedRows(
             rows=slice(int(rows[0]), int(rows[-1]) + 1) if lie_together else rows,
-            starts=starts,
             sizes=sizes,
+            example=example,
             pairs=slice(first_pair, first_pair + len(places)) if lie_together else places,
             first=self.first[places] + moved,
             second=self.second[places] + moved,
-            example=np.repeat(np.arange(len(examples)), pairs),
+            terms=np.concatenate([example, np.repeat(np.arange(len(examples)), pairs)]),
+            # The square of a sum of norms is at most their number times the sum of their squares.
+            slack=1.0 + _SUM_SLACK * np.repeat(sizes, sizes).astype(np.float64),
         )
 
 

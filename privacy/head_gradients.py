@@ -7,8 +7,7 @@ Clipping needs each conversation's norm, not its gradient. The gradient is a sum
 squared norm is a sum over pairs of prefixes of two numbers times the product of two rows; those products never change. With the
 norms, every conversation's factor is known, and the sum of clipped gradients is one product of matrices.
 
-The rows of a conversation lie together, as that product takes them. What is computed from them lies prefix by prefix, with the
-conversations last: each operation then is a few long stretches of memory instead of many short ones.
+Everything lies prefix by prefix, with the conversations last: each operation then runs along a few long stretches of memory.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ class Batch:
     """Conversations as a formula takes them.
 
     Attributes:
-        rows: ``(m, prefixes, dimension + 1)`` float64, features and a last column of ones, contiguous and finite.
+        rows: ``(prefixes * m, dimension + 1)`` float64, features and a last column of ones, prefix by prefix; finite, and
+            contiguous by rows or, which makes products with a vector faster, by columns.
         products: ``(prefixes, prefixes, m)``, of `products_of`; NaN for a conversation that counts as nothing.
         shares: ``(m,)``, loss weight of the conversation over the number of its prefixes.
         positive_shares: ``(m,)``, the same for a positive conversation, 0 for a negative one.
@@ -46,20 +46,30 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighted:
+    """Gradients, each times a factor; a conversation of factor 0 counts as nothing, whatever it holds.
+
+    Attributes:
+        sum: returns their sum, ``(parameters,)``, each times one more factor of ``(m,)`` or not.
+        inner_products: returns ``(pairs,)``, of the first and of the second of each pair, given their places in the batch
+            and the products of their rows, ``(prefixes, prefixes, pairs)``.
+    """
+
+    sum: Callable[[FloatArray | None], FloatArray]
+    inner_products: Callable[[IntegerArray, IntegerArray, FloatArray], FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
 class Examined:
     """What a formula found out about a batch.
 
     Attributes:
         squared_norms: returns ``(m,)``, of each conversation's gradient; not finite where the gradient is not.
-        weighted_sum: returns the sum of the gradients, ``(parameters,)``, each times its factor of ``(m,)``; a conversation
-            of factor 0 counts as nothing, whatever it holds.
-        inner_products: returns ``(pairs,)``, of the gradients of the first and of the second conversation of each pair, given
-            their places in the batch and the products of their rows, ``(prefixes, prefixes, pairs)``.
+        weighted: returns the gradients, each times its factor of ``(m,)``.
     """
 
     squared_norms: Callable[[], FloatArray]
-    weighted_sum: Callable[[FloatArray], FloatArray]
-    inner_products: Callable[[IntegerArray, IntegerArray, FloatArray], FloatArray]
+    weighted: Callable[[FloatArray], Weighted]
 
 
 class HeadFormula(Protocol):
@@ -93,25 +103,28 @@ class LinearFormula:
         """Return norms, and the sum once factors are known; see `HeadFormula`."""
         residuals = self._residuals(batch, model)
 
-        def weighted_sum(factors: FloatArray) -> FloatArray:
-            result: FloatArray = _scaled(residuals, factors).T.reshape(-1) @ _flat(batch.rows)
-            return result
+        def weighted(factors: FloatArray) -> Weighted:
+            scaled = _scaled(residuals, factors)
 
-        def inner_products(first: IntegerArray, second: IntegerArray, products: FloatArray) -> FloatArray:
-            return _bilinear(residuals.take(first, axis=1), products, residuals.take(second, axis=1))
+            def weighted_sum(more: FloatArray | None) -> FloatArray:
+                result: FloatArray = (scaled if more is None else scaled * more).reshape(-1) @ batch.rows
+                return result
 
-        return Examined(lambda: _squares(residuals, batch.products), weighted_sum, inner_products)
+            def inner_products(first: IntegerArray, second: IntegerArray, products: FloatArray) -> FloatArray:
+                return _bilinear(scaled.take(first, axis=1), products, scaled.take(second, axis=1))
+
+            return Weighted(weighted_sum, inner_products)
+
+        return Examined(lambda: _squares(residuals, batch.products), weighted)
 
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
-        found: FloatArray = np.matmul(self._residuals(batch, model).T[:, None, :], batch.rows)
-        return found[:, 0]
+        found: FloatArray = np.einsum("pm,dpm->md", self._residuals(batch, model), by_column(batch))
+        return found
 
     @staticmethod
     def _residuals(batch: Batch, model: FloatArray) -> FloatArray:
-        # One long product of a matrix and a vector: many short ones take twice the time.
-        logits = (_flat(batch.rows) @ model).reshape(batch.rows.shape[:2])
-        return _residuals_of(logits.T, batch)
+        return _residuals_of(batch.rows @ -model, batch)
 
 
 class HiddenLayerFormula:
@@ -124,50 +137,59 @@ class HiddenLayerFormula:
     def examine(self, batch: Batch, model: FloatArray) -> Examined:
         """Return norms, and the sum once factors are known; see `HeadFormula`."""
         hidden, residuals, slopes = self._forward(batch, model)
-        of_output = np.einsum("pm,pum->um", residuals, hidden)
+        of_output = np.einsum("pm,upm->um", residuals, hidden)
 
         def squared_norms() -> FloatArray:
-            products = np.einsum("aum,bum->abm", slopes, slopes)
+            products = products_within(slopes)
             products *= batch.products
             result = _squares(residuals, products)
             result += np.einsum("um,um->m", of_output, of_output)
             return result
 
-        def weighted_sum(factors: FloatArray) -> FloatArray:
-            # Written as the rows lie: a conversation's terms meet in the sum before those of the next.
-            backward = np.empty((slopes.shape[1], *batch.rows.shape[:2]))
-            np.multiply(slopes, _scaled(residuals, factors)[:, None], out=backward.transpose(2, 0, 1))
-            of_hidden = backward.reshape(len(backward), -1) @ _flat(batch.rows)
-            return np.concatenate([of_hidden.reshape(-1), finite_or_zero(of_output) @ factors])
+        def weighted(factors: FloatArray) -> Weighted:
+            scaled = _scaled(residuals, factors)
+            of_output_scaled = finite_or_zero(of_output) * factors
 
-        def inner_products(first: IntegerArray, second: IntegerArray, products: FloatArray) -> FloatArray:
-            between = np.einsum("aum,bum->abm", slopes.take(first, axis=2), slopes.take(second, axis=2))
-            between *= products
-            result = _bilinear(residuals.take(first, axis=1), between, residuals.take(second, axis=1))
-            result += np.einsum("um,um->m", of_output.take(first, axis=1), of_output.take(second, axis=1))
-            return result
+            def weighted_sum(more: FloatArray | None) -> FloatArray:
+                backward = slopes * (scaled if more is None else scaled * more)
+                of_hidden = backward.reshape(len(backward), -1) @ batch.rows
+                ones = np.ones(len(factors)) if more is None else more
+                return np.concatenate([of_hidden.reshape(-1), of_output_scaled @ ones])
 
-        return Examined(squared_norms, weighted_sum, inner_products)
+            def inner_products(first: IntegerArray, second: IntegerArray, products: FloatArray) -> FloatArray:
+                between = products_between(slopes.take(first, axis=2), slopes.take(second, axis=2))
+                between *= products
+                result = _bilinear(scaled.take(first, axis=1), between, scaled.take(second, axis=1))
+                result += np.einsum(
+                    "um,um->m", of_output_scaled.take(first, axis=1), of_output_scaled.take(second, axis=1)
+                )
+                return result
+
+            return Weighted(weighted_sum, inner_products)
+
+        return Examined(squared_norms, weighted)
 
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
         hidden, residuals, slopes = self._forward(batch, model)
-        backward = slopes * residuals[:, None]
-        of_hidden = np.matmul(backward.transpose(2, 1, 0), batch.rows).reshape(len(batch.rows), -1)
-        return np.concatenate([of_hidden, np.einsum("pm,pum->mu", residuals, hidden)], axis=1)
+        of_hidden = np.matmul((slopes * residuals).transpose(2, 0, 1), by_column(batch).transpose(2, 1, 0))
+        of_output = np.einsum("pm,upm->mu", residuals, hidden)
+        return np.concatenate([of_hidden.reshape(len(of_output), -1), of_output], axis=1)
 
     def _forward(self, batch: Batch, model: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return ``(prefixes, units + 1, m)`` units and a one, the residuals, and v where a unit is on, else 0."""
-        count, prefixes, width = batch.rows.shape
-        units = HiddenLayerHead.UNITS
-        hidden_weights, output = model[: units * width].reshape(units, width), model[units * width :]
-        hidden = np.empty((prefixes, units + 1, count))
-        activations = hidden[:, :units]
-        np.matmul(hidden_weights, batch.rows.transpose(1, 2, 0), out=activations)
+        """Return ``(units + 1, prefixes, m)`` units and a one, the residuals, and v where a unit is on, else 0."""
+        units, places = HiddenLayerHead.UNITS, len(batch.rows)
+        hidden_weights = model[: units * self._width].reshape(units, self._width)
+        output = model[units * self._width :]
+        hidden = np.empty((units + 1, places))
+        activations = hidden[:units]
+        np.matmul(hidden_weights, batch.rows.T, out=activations)
         np.maximum(activations, 0.0, out=activations)
-        hidden[:, units] = 1.0
+        hidden[units] = 1.0
         slopes = output[:units, None] * (activations > 0.0)
-        return hidden, _residuals_of(np.matmul(output, hidden), batch), slopes
+        residuals = _residuals_of(-output @ hidden, batch)
+        shape = (-1, *residuals.shape)
+        return hidden.reshape(shape), residuals, slopes.reshape(shape)
 
 
 FORMULAS: Mapping[str, Callable[[int], HeadFormula]] = MappingProxyType(
@@ -190,7 +212,7 @@ def formula_of(architecture: str, dimension: int) -> HeadFormula:
     return FORMULAS[architecture](dimension)
 
 
-def products_of(rows: FloatArray) -> FloatArray:
+def products_of(columns: FloatArray) -> FloatArray:
     """Return the products of every two prefixes of each conversation, a little longer: ``(prefixes, prefixes, m)`` float64.
 
     Those of one conversation are multiplied by numbers that are not negative: the residuals of its prefixes all have the
@@ -198,25 +220,46 @@ def products_of(rows: FloatArray) -> FloatArray:
     more than rounding can have made it shorter, also where terms cancel.
 
     Args:
-        rows: ``(m, prefixes, dimension + 1)`` float64.
+        columns: of the rows; see `products_within`.
     """
-    products = np.ascontiguousarray(np.matmul(rows, rows.transpose(0, 2, 1)).transpose(1, 2, 0))
+    products = products_within(columns)
     products += _NORM_SLACK * np.abs(products)
     return products
 
 
-def products_between(rows: FloatArray, others: FloatArray) -> FloatArray:
+def products_within(columns: FloatArray) -> FloatArray:
+    """Return the products of every two prefixes of each conversation: ``(prefixes, prefixes, m)``.
+
+    Args:
+        columns: ``(values, prefixes, m)`` float64, as many values as a prefix has.
+    """
+    prefixes = range(columns.shape[1])
+    products = np.empty((len(prefixes), len(prefixes), columns.shape[2]))
+    for a in prefixes:
+        for b in range(a + 1):
+            np.einsum("dm,dm->m", columns[:, a], columns[:, b], out=products[a, b])
+            products[b, a] = products[a, b]
+    return products
+
+
+def products_between(columns: FloatArray, others: FloatArray) -> FloatArray:
     """Return the products of every prefix of one conversation with every prefix of another: ``(prefixes, prefixes, pairs)``.
 
     Args:
-        rows: ``(pairs, prefixes, dimension + 1)`` float64, the first of each pair.
-        others: the second.
+        columns: ``(values, prefixes, pairs)`` float64, of the first of each pair.
+        others: of the second.
     """
-    return np.ascontiguousarray(np.matmul(rows, others.transpose(0, 2, 1)).transpose(1, 2, 0))
+    prefixes = range(columns.shape[1])
+    products = np.empty((len(prefixes), len(prefixes), columns.shape[2]))
+    for a in prefixes:
+        for b in prefixes:
+            np.einsum("dm,dm->m", columns[:, a], others[:, b], out=products[a, b])
+    return products
 
 
-def _flat(values: FloatArray) -> FloatArray:
-    return values.reshape(-1, values.shape[-1])
+def by_column(batch: Batch) -> FloatArray:
+    """Return the rows of a batch as ``(dimension + 1, prefixes, m)``, where they lie."""
+    return batch.rows.T.reshape(batch.rows.shape[1], -1, len(batch.shares))
 
 
 def _squares(residuals: FloatArray, products: FloatArray) -> FloatArray:
@@ -229,7 +272,9 @@ def _bilinear(left: FloatArray, products: FloatArray, right: FloatArray) -> Floa
 
 
 def _scaled(residuals: FloatArray, factors: FloatArray) -> FloatArray:
-    return finite_or_zero(residuals * factors)
+    scaled: FloatArray = residuals * factors
+    np.copyto(scaled, 0.0, where=~np.isfinite(scaled))
+    return scaled
 
 
 def finite_or_zero(values: FloatArray) -> FloatArray:
@@ -237,10 +282,10 @@ def finite_or_zero(values: FloatArray) -> FloatArray:
     return np.where(np.isfinite(values), values, 0.0)
 
 
-def _residuals_of(logits: FloatArray, batch: Batch) -> FloatArray:
-    """Return (sigmoid(z) - y) * share for logits z of ``(prefixes, m)``, in the memory order of that shape."""
+def _residuals_of(opposite_logits: FloatArray, batch: Batch) -> FloatArray:
+    """Return (sigmoid(z) - y) * share for minus the logits z, ``(prefixes * m,)``, as ``(prefixes, m)``, in their place."""
     # An exponential that overflows gives a sigmoid of 0, as it should.
-    residuals = np.negative(logits, order="C")
+    residuals = opposite_logits.reshape(-1, len(batch.shares))
     np.exp(residuals, out=residuals)
     residuals += 1.0
     np.divide(batch.shares, residuals, out=residuals)

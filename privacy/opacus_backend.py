@@ -112,7 +112,7 @@ class ModuleGradients:
     def gradients(self, parameters: FloatArray, *, rows: IntegerArray | None = None) -> FloatArray:
         """Return gradients before clipping, ``(n, d)`` float64, computed in one batch of the given rows (None: all)."""
         self._load(parameters)
-        chosen = torch.as_tensor(np.arange(len(self._labels)) if rows is None else rows, device=self._device)
+        chosen = slice(None) if rows is None else torch.as_tensor(rows, device=self._device)
         return np.asarray(self._gradients_of(chosen).cpu().numpy())
 
     def _load(self, parameters: FloatArray) -> None:
@@ -132,7 +132,7 @@ class ModuleGradients:
         labels = torch.arange(len(made_up), device=self._device).remainder(2).to(self._dtype)
         return np.asarray(self._gradients(made_up, labels, torch.ones_like(labels)).cpu().numpy())
 
-    def _gradients_of(self, rows: torch.Tensor) -> torch.Tensor:
+    def _gradients_of(self, rows: slice | torch.Tensor) -> torch.Tensor:
         return self._gradients(self._features[rows], self._labels[rows], self._loss_weights[rows])
 
     def _gradients(
@@ -140,7 +140,7 @@ class ModuleGradients:
     ) -> torch.Tensor:
         self._module.zero_grad()
         # Opacus' hooks fire on the way back through the module's inputs.
-        logits = self._module(features.requires_grad_()).reshape(len(labels), -1)
+        logits = self._module(features.detach().requires_grad_()).reshape(len(labels), -1)
         targets = labels[:, None].expand_as(logits)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         torch.autograd.backward((losses.mean(dim=1) * loss_weights).sum())

@@ -57,7 +57,6 @@ class DeviceHeadGradients:
         self._weights = (
             None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self._device)
         )
-        self._conversations = len(labels)
         self._examples = Examples(one_each(len(labels)) if group_sizes is None else group_sizes)
 
     @property
@@ -85,10 +84,9 @@ class DeviceHeadGradients:
 
     def gradients(self, parameters: FloatArray) -> FloatArray:
         """Return every conversation's gradient before clipping, ``(n, d)`` float64, computed in one batch."""
-        everyone = torch.arange(self._conversations, device=self._device)
-        return np.asarray(self._gradients(parameters, everyone).cpu().numpy())
+        return np.asarray(self._gradients(parameters, slice(None)).cpu().numpy())
 
-    def _gradients(self, parameters: FloatArray, rows: torch.Tensor) -> torch.Tensor:
+    def _gradients(self, parameters: FloatArray, rows: slice | torch.Tensor) -> torch.Tensor:
         model = torch.as_tensor(parameters, dtype=torch.float64, device=self._device)
         features = self._features[rows].double()
         wide = torch.cat([features, torch.ones_like(features[:, :, :1])], dim=2)
@@ -100,12 +98,9 @@ def one_each(conversations: int) -> IntegerArray:
     return np.ones(conversations, dtype=np.int64)
 
 
-def places_of(group: GroupedRows, device: torch.device) -> torch.Tensor:
-    """Return the places of a stretch's conversations among all, on the device."""
-    rows = group.rows
-    if isinstance(rows, slice):
-        return torch.arange(rows.start, rows.stop, device=device)
-    return torch.as_tensor(rows, device=device)
+def places_of(group: GroupedRows, device: torch.device) -> slice | torch.Tensor:
+    """Return the places of a stretch's conversations among all: a slice, which copies nothing, where they lie together."""
+    return group.rows if isinstance(group.rows, slice) else torch.as_tensor(group.rows, device=device)
 
 
 def clip_gradients(gradients: torch.Tensor, *, clip_norm: float) -> torch.Tensor:
@@ -136,11 +131,10 @@ def sum_on_fine_grid(
     if weights is not None:
         clipped = clipped * weights[:, None]
     if len(group.first):
-        example = np.repeat(np.arange(len(group.sizes)), group.sizes)
         of_examples = torch.zeros(
             (len(group.sizes), clipped.shape[1]), dtype=clipped.dtype, device=clipped.device
         )
-        of_examples.index_add_(0, torch.as_tensor(example, device=clipped.device), clipped)
+        of_examples.index_add_(0, torch.as_tensor(group.example, device=clipped.device), clipped)
         clipped = clip_gradients(of_examples, clip_norm=grid.clip_norm)
     return torch.round(clipped.sum(dim=0) / grid.fine_step).to(torch.int64)
 

@@ -112,7 +112,9 @@ def descend_privately(
     current = np.array(parameters, dtype=np.float64)
     velocity, decay = np.zeros_like(current), weight_decay_of(terms, parameters=len(current))
     for gradient in private_gradients(source, terms=step, steps=steps, rng=rng):
-        velocity = terms.momentum * velocity + gradient(current) + decay * current
+        velocity *= terms.momentum
+        velocity += gradient(current)
+        velocity += decay * current
         current = current - terms.learning_rate * velocity
     return current
 

@@ -40,7 +40,7 @@ CLOSED_FORMS = {"numpy": HeadGradients, "torch": on_device}
 
 
 def by_closed_form(gradients: np.ndarray, weights: np.ndarray | None, grid: Grid) -> np.ndarray:
-    factors = clip_factors(np.linalg.norm(gradients, axis=1), clip_norm=grid.clip_norm)
+    factors = clip_factors(np.square(gradients).sum(axis=1), clip_norm=grid.clip_norm)
     return grid.rounded(on_fine_grid((factors if weights is None else factors * weights) @ gradients, grid))
 
 
@@ -218,7 +218,7 @@ class TestTheSum:
         source = HeadGradients(architecture, features, labels, grid=grid, positive_weight=2.0)
         assert (source.norms(model) > grid.clip_norm).mean() > 0.3
         gradients = source.gradients(model)
-        factors = clip_factors(np.linalg.norm(gradients, axis=1), clip_norm=grid.clip_norm)
+        factors = clip_factors(np.square(gradients).sum(axis=1), clip_norm=grid.clip_norm)
         found = source.clipped_sum(model, selected=None)
         for column in (0, 7, len(model) - 1):
             exact = sum(
@@ -249,11 +249,14 @@ def test_training_on_the_cpu_needs_no_torch():
 def test_the_size_of_micro_batches_does_not_matter(examples, monkeypatch, held):
     features, labels, parameters = examples
     monkeypatch.setattr(clipped_sum, "HELD_ROWS_BYTES", held)
-    source = LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
+    whole = LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
     assert len(labels) % 7
-    whole = source.clipped_sum(parameters, selected=None)
-    monkeypatch.setattr(clipped_sum, "MICRO_BATCH", 7)
-    assert np.abs(source.clipped_sum(parameters, selected=None) - whole).max() <= 1
+    monkeypatch.setattr(clipped_sum, "MICRO_BATCH_ROWS", 7 * features.shape[1])
+    in_pieces = LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0)
+    for selected in (None, np.arange(len(labels)) % 3 > 0):
+        left, right = (source.clipped_sum(parameters, selected=selected) for source in (whole, in_pieces))
+        assert np.abs(left - right).max() <= 1
+        assert left.any()
 
 
 @pytest.mark.parametrize(

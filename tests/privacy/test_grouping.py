@@ -168,11 +168,15 @@ class TestExamplesAsArrays:
         for stretch in examples.stretches(selected, most=most):
             rows = everything[stretch.rows]
             assert len(rows) <= most or len(stretch.sizes) == 1
-            found += [list(part) for part in np.split(rows, stretch.starts[1:])]
-            for first, second, example in zip(stretch.first, stretch.second, stretch.example, strict=True):
+            starts = np.cumsum(stretch.sizes) - stretch.sizes
+            found += [list(part) for part in np.split(rows, starts[1:])]
+            of_rows, of_pairs = np.split(stretch.terms, [len(rows)])
+            assert (stretch.example == of_rows).all()
+            assert (np.bincount(of_rows) == stretch.sizes).all()
+            assert (np.diff(of_rows) >= 0).all()
+            for first, second, example in zip(stretch.first, stretch.second, of_pairs, strict=True):
                 pairs.add((rows[first], rows[second]))
-                start = stretch.starts[example]
-                assert start <= first < second < start + stretch.sizes[example]
+                assert starts[example] <= first < second < starts[example] + stretch.sizes[example]
             # The places of the pairs among all name the same conversations.
             assert (every_first[stretch.pairs] == rows[stretch.first]).all()
             assert (every_second[stretch.pairs] == rows[stretch.second]).all()
@@ -262,7 +266,7 @@ class TestTheSum:
         """All of an example's conversations pull one way, and all are of one person."""
         manifest = grouped([["hub", "a"], ["hub", "b"], ["hub", "c"]]).manifest
         assert self.moved(backend, manifest, labels=(1, 1, 1), of=3) == pytest.approx(1.0, abs=1e-3)
-        monkeypatch.setattr(GroupedRows, "factors", lambda self, norms, *_, **__: np.ones(len(norms)))
+        monkeypatch.setattr(GroupedRows, "factors", lambda self, squares, *_, **__: np.ones(len(squares)))
         honest = torch_sum.clip_gradients
         monkeypatch.setattr(
             torch_sum,
@@ -299,7 +303,7 @@ class TestTheSum:
     @pytest.mark.parametrize("share", [None, 0.0, 0.4])
     @pytest.mark.parametrize("size", [3, 1024])
     def test_is_that_of_clipping_by_hand(self, backend, architecture, share, size, monkeypatch):
-        monkeypatch.setattr(clipped_sum, "MICRO_BATCH", size)
+        monkeypatch.setattr(clipped_sum, "MICRO_BATCH_ROWS", 3 * size)
         monkeypatch.setattr(torch_sum, "MICRO_BATCH", size)
         manifest = grouped(GRAPH * 2, bound=2).manifest
         features, labels = examples_of(manifest)
