@@ -147,9 +147,12 @@ class TestOneConversation:
         assert moved <= grid.sensitivity
 
     @BOTH_SUMS
-    def test_counts_in_full_when_it_is_within_the_clip_norm(self, clip_and_sum):
-        moved = clip_and_sum(np.array([[0.3, -0.4]]), None, Grid(1.0, 2))
-        assert moved * Grid(1.0, 2).step == pytest.approx([0.3, -0.4], abs=2.0**-20)
+    @pytest.mark.parametrize("clip_norm", [0.05, 1.0, 37.0])
+    def test_counts_in_full_within_the_clip_norm_and_as_much_as_that_beyond_it(self, clip_and_sum, clip_norm):
+        grid = Grid(clip_norm, 2)
+        for length, counted in ((0.5, 0.5), (10.0, 1.0)):
+            moved = clip_and_sum(clip_norm * length * np.array([[0.6, -0.8]]), None, grid) * grid.step
+            assert moved == pytest.approx(clip_norm * counted * np.array([0.6, -0.8]), abs=grid.step)
 
     @pytest.mark.parametrize("architecture", MODULES)
     @pytest.mark.parametrize("prefixes", [1, 4])

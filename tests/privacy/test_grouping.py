@@ -13,7 +13,7 @@ from talk_graphs import SECRET, conversations, graphs
 
 from ringfence.model.conversation import Message
 from ringfence.model.errors import BudgetError, ConfigError
-from ringfence.model.head import ARCHITECTURES
+from ringfence.model.head import ARCHITECTURES, HiddenLayerHead
 from ringfence.model.plan import TrainingTerms
 from ringfence.privacy import clipped_sum, grouping, head_gradients, torch_sum
 from ringfence.privacy.bounding import (
@@ -301,27 +301,28 @@ class TestTheSum:
 
     @pytest.mark.parametrize(("backend", "architecture"), SHIPPED)
     @pytest.mark.parametrize("share", [None, 0.0, 0.4])
-    @pytest.mark.parametrize("size", [3, 1024])
-    def test_is_that_of_clipping_by_hand(self, backend, architecture, share, size, monkeypatch):
+    @pytest.mark.parametrize(("size", "clip_norm"), [(3, 1.0), (1024, 1.0), (1024, 0.05), (1024, 37.0)])
+    def test_is_that_of_clipping_by_hand(self, backend, architecture, share, size, clip_norm, monkeypatch):
         monkeypatch.setattr(clipped_sum, "MICRO_BATCH_ROWS", 3 * size)
         monkeypatch.setattr(torch_sum, "MICRO_BATCH", size)
         manifest = grouped(GRAPH * 2, bound=2).manifest
         features, labels = examples_of(manifest)
-        source = source_of(backend, architecture, features, labels, manifest)
-        model = 0.3 * np.random.default_rng(5).normal(size=source.grid.dimension)
+        grid = Grid(clip_norm, ARCHITECTURES[architecture].parameter_count(DIMENSION))
+        source = source_of(backend, architecture, features, labels, manifest, grid=grid)
+        model = 0.3 * np.random.default_rng(5).normal(size=grid.dimension)
         selected = None if share is None else np.random.default_rng(6).uniform(size=source.examples) < share
-        expected = np.zeros(source.grid.dimension)
+        expected = np.zeros(grid.dimension)
         at = 0
         gradients = source.gradients(model)
         for example, rows in enumerate(manifest.examples()):
-            total = np.zeros(source.grid.dimension)
+            total = np.zeros(grid.dimension)
             for row in rows:
-                total += row.weight * gradients[at] * min(1.0, 1.0 / np.linalg.norm(gradients[at]))
+                total += row.weight * gradients[at] * min(1.0, clip_norm / np.linalg.norm(gradients[at]))
                 at += 1
             if selected is None or selected[example]:
-                expected += total * min(1.0, 1.0 / np.linalg.norm(total))
-        found = source.clipped_sum(model, selected=selected) * source.grid.step
-        assert np.abs(found - expected).max() <= 2 * source.grid.step
+                expected += total * min(1.0, clip_norm / np.linalg.norm(total))
+        found = source.clipped_sum(model, selected=selected) * grid.step
+        assert np.abs(found - expected).max() <= 2 * grid.step
         assert expected.any() == (share != 0.0)
 
     @pytest.mark.parametrize(("backend", "architecture"), SHIPPED)
@@ -346,6 +347,25 @@ class TestTheSum:
             model, selected=None
         )
         assert np.abs(found - expected).max() <= 2
+
+    @pytest.mark.parametrize("backend", ["closed form", "torch", "opacus"])
+    def test_is_that_of_the_other_examples_when_all_of_one_overflow(self, backend):
+        """A hidden unit with an enormous weight, which only the conversations of one example turn on."""
+        graph = [["a", "b"], ["a", "c"], ["d", "e"], ["d", "f"]]
+        bounded = grouped(graph)
+        assert bounded.manifest.group_sizes == (2, 2)
+        features, labels = examples_of(bounded.manifest)
+        hit = np.array(["a" in graph[position] for position in bounded.positions])
+        features[:, :, 0] = np.where(hit, 5.0, -5.0)[:, None]
+        units, width = HiddenLayerHead.UNITS, DIMENSION + 1
+        model = 0.1 * np.random.default_rng(0).normal(size=units * width + units + 1)
+        model[:width] = 0.0
+        model[0], model[units * width] = 1.0, 1e200
+        source = source_of(backend, HiddenLayerHead.name, features, labels, bounded.manifest)
+        found = source.clipped_sum(model, selected=None)
+        others = source.clipped_sum(model, selected=~hit.reshape(2, 2)[:, 0])
+        assert np.abs(found - others).max() <= 1
+        assert found.any()
 
     def cancelling(self) -> float:
         """Return how long a sum gets, in the bounds of one person, where all terms of each conversation nearly cancel."""
