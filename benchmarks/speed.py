@@ -15,7 +15,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -277,14 +277,16 @@ def scoring(*, turns: int) -> dict[str, float]:
         Conversation(f"c{start}", tuple(messages[start : start + 20])) for start in range(0, 4000, 20)
     ]
     rows = features.rows_of(conversations)[:, 0]
-    live = LiveConversation(detector, "live")
+    live, crowded = (LiveConversation(detector, name) for name in ("two people", "hundreds of people"))
+    of_two = [replace(message, author="ab"[index % 2]) for index, message in enumerate(messages)]
     place = iter(range(10**9))
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.onnx"
         export_onnx(detector, graph)
         onnx = OnnxHead(graph)
     few = max(3, turns // 10)
-    one_message = seconds_of(lambda: live.add(messages[next(place) % len(messages)]), 40 * turns)
+    one_message = seconds_of(lambda: live.add(of_two[next(place) % len(messages)]), 40 * turns)
+    among_many = seconds_of(lambda: crowded.add(messages[next(place) % len(messages)]), 40 * turns)
     one = conversations[7]
     return {
         f"encoding with {features.name}, messages/s, 2,000 at once": 2000
@@ -294,6 +296,7 @@ def scoring(*, turns: int) -> dict[str, float]:
         "a new message: score after it, ms (median)": 1e3 * statistics.median(one_message),
         "a new message: score after it, ms (fastest tenth)": 1e3 * float(np.quantile(one_message, 0.1)),
         "a new message: score after it, ms (slowest twentieth)": 1e3 * float(np.quantile(one_message, 0.95)),
+        "a new message among hundreds of people, ms (median)": 1e3 * statistics.median(among_many),
         "new messages scored, messages/s": 1 / statistics.median(one_message),
         f"the same over Sentinel's {SENTINEL_MESSAGES_PER_S} messages/s, times": 1
         / statistics.median(one_message)

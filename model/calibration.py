@@ -101,9 +101,9 @@ def fit_calibration(
 
 
 def _sigmoid(values: Float64Array) -> Float64Array:
-    # Two branches, so that neither exponential overflows.
+    # Of e^z and e^-z the one that does not overflow.
     decay = np.exp(-np.abs(values))
-    result: Float64Array = np.where(values >= 0, 1 / (1 + decay), decay / (1 + decay))
+    result: Float64Array = np.where(values >= 0, 1.0, decay) / (1.0 + decay)
     return result
 
 

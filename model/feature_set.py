@@ -165,7 +165,10 @@ class FeatureSet:
             self._tag_and_project_lines(lines[start : start + _MESSAGES_AT_ONCE])
             for start in range(0, max(1, len(lines)), _MESSAGES_AT_ONCE)
         ]
-        stages, projections = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if len(parts) == 1:
+            stages, projections = parts[0]
+        else:
+            stages, projections = (np.concatenate(part) for part in zip(*parts, strict=True))
         return _joined_stretches([len(one) for one in stretches], stages, projections)
 
     def _tag_and_project_lines(
@@ -327,18 +330,23 @@ class _PublicParts:
         self.warm_start = take("warm_start", DIMENSION + 1)
 
     def tag(self, embedded: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        hidden = np.maximum(embedded @ self._hidden + self._hidden_bias, 0)
-        logits = hidden @ self._output + self._output_bias
-        exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        result: npt.NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
-        return result.astype(np.float32)
+        hidden = embedded @ self._hidden
+        hidden += self._hidden_bias
+        np.maximum(hidden, 0, out=hidden)
+        exponents = hidden @ self._output
+        exponents += self._output_bias
+        exponents -= np.maximum.reduce(exponents, axis=1, keepdims=True)
+        np.exp(exponents, out=exponents)
+        exponents /= np.add.reduce(exponents, axis=1, keepdims=True)
+        return exponents.astype(np.float32)
 
     def project(self, embedded: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         projected: npt.NDArray[np.float64] = (embedded - self._centre) @ self._projection
         return projected.astype(np.float32)
 
     def standardise(self, raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-        scaled = (raw - self._mean) / self._deviation
+        scaled = raw - self._mean
+        scaled /= self._deviation
         norms = np.sqrt(np.add.reduce(scaled * scaled, axis=-1, keepdims=True))
         # A hair under the bound, so that rounding to float32 cannot exceed it.
         scaled *= np.minimum(1.0, ROW_BOUND * (1 - 1e-6) / np.maximum(norms, 1e-12))

@@ -72,8 +72,9 @@ class LinearHead:
             raise ReleaseError(
                 "The head's parameters do not fit the features.", hint="Use the features of the same release."
             )
-        weights: npt.NDArray[np.float64] = parameters.astype(np.float64)
-        result: npt.NDArray[np.float64] = features.astype(np.float64) @ weights[:-1] + weights[-1]
+        weights = np.asarray(parameters, dtype=np.float64)
+        result: npt.NDArray[np.float64] = features.astype(np.float64) @ weights[:-1]
+        result += weights[-1]
         return result
 
 

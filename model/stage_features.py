@@ -131,8 +131,7 @@ class StageState:
         self._leading = sorted([*self._leading, place])
         if len(self._leading) > 2:
             held = np.array([self._by_author[leading] for leading in self._leading])
-            last = int(_ascending(held[:, 0], held[:, 1])[0])
-            del self._leading[last]
+            del self._leading[_ascending(held[:, 0], held[:, 1])[0]]
 
 
 def raw_rows(
@@ -214,33 +213,31 @@ def raw_rows_without_each(
 def _assemble(
     sums: npt.NDArray[np.float64], maxima: npt.NDArray[np.float64], mean_projection: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    order = _ascending(sums, maxima)[::-1]
-    top = order[0]
-    second = order[1] if len(order) > 1 else None
+    top, *others = reversed(_ascending(sums, maxima))
     nothing = np.zeros(STAGE_COUNT)
+    widest = maxima[top]
     return np.concatenate(
         [
             np.log1p(2.0 * sums[top]),
-            maxima[top],
-            nothing if second is None else np.log1p(2.0 * sums[second]),
-            nothing if second is None else maxima[second],
-            np.sort(maxima[top])[::-1][:6],
-            [maxima[top].sum(), float((maxima[top] > 0.5).sum())],
+            widest,
+            np.log1p(2.0 * sums[others[0]]) if others else nothing,
+            maxima[others[0]] if others else nothing,
+            np.sort(widest)[::-1][:6],
+            np.array([np.add.reduce(widest), np.count_nonzero(widest > 0.5)]),
             2.0 * mean_projection,
         ]
     )
 
 
-def _ascending(sums: npt.NDArray[np.float64], maxima: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return the places of authors, the leading one last, (authors,) int64."""
+def _ascending(sums: npt.NDArray[np.float64], maxima: npt.NDArray[np.float64]) -> list[int]:
+    """Return the places of authors, the leading one last."""
     # The author with the widest range of stages leads: range, not volume, is the pattern.
     # How messages are batched moves a number in its last bits, so authors are compared rounded. Between equals their own
     # numbers decide, stage by stage, never who spoke first.
-    ranges = np.add.reduce(maxima, axis=1).round(_COMPARED_DECIMALS)
-    order: npt.NDArray[np.int64] = ranges.argsort(kind="stable")
-    ascending = ranges[order]
-    if np.logical_and.reduce(ascending[1:] > ascending[:-1]):
-        return order
+    ranges = np.rint(np.add.reduce(maxima, axis=1) * 10.0**_COMPARED_DECIMALS).tolist()
+    if len(set(ranges)) == len(ranges):
+        return sorted(range(len(ranges)), key=ranges.__getitem__)
     totals = [sums.sum(axis=1, keepdims=True), maxima.sum(axis=1, keepdims=True)]
     keys = np.concatenate([maxima, sums, *totals], axis=1)
-    return np.lexsort(keys.round(_COMPARED_DECIMALS).T)
+    order: list[int] = np.lexsort(keys.round(_COMPARED_DECIMALS).T).tolist()
+    return order

@@ -68,9 +68,10 @@ class StaticEncoder:
         rows, starts, filled = look_up_rows(self._tokenizer, read, self._first_pair, self._buckets)
         if len(filled) == 0:
             return
-        sums = np.add.reduceat(self._rows[rows], starts, axis=0)
+        sums = np.add.reduceat(self._rows.take(rows, axis=0), starts, axis=0)
         norms = np.sqrt(np.add.reduce(sums * sums, axis=1, keepdims=True))
-        out[filled] = sums / np.maximum(norms, 1e-9)
+        sums /= np.maximum(norms, 1e-9)
+        out[filled] = sums
 
 
 def look_up_rows(
