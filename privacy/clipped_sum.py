@@ -20,7 +20,6 @@ from ringfence.privacy.examples import Examples, GroupedRows
 from ringfence.privacy.grid import MOST_SUMMANDS, Grid
 from ringfence.privacy.head_gradients import (
     Batch,
-    finite_or_zero,
     formula_of,
     products_between,
     products_of,
@@ -161,9 +160,7 @@ class HeadGradients:
                     of_examples = part.group.factors(
                         # What counts as nothing has a factor of 0, and adds nothing to the norm of its example.
                         np.fmax(squares, 0.0, out=squares),
-                        finite_or_zero(
-                            weighted.inner_products(part.group.first, part.group.second, part.between)
-                        ),
+                        weighted.inner_products(part.group.first, part.group.second, part.between),
                         clip_norm=self._grid.clip_norm,
                     )
                 total += on_fine_grid(weighted.sum(of_examples), self._grid)

@@ -51,7 +51,7 @@ class Weighted:
 
     Attributes:
         sum: returns their sum, ``(parameters,)``, each times one more factor of ``(m,)`` or not.
-        inner_products: returns ``(pairs,)``, of the first and of the second of each pair, given their places in the batch
+        inner_products: returns ``(pairs,)``, finite, of the first and of the second of each pair, given their places in the batch
             and the products of their rows, ``(prefixes, prefixes, pairs)``.
     """
 
@@ -163,7 +163,8 @@ class HiddenLayerFormula:
                 result += np.einsum(
                     "um,um->m", of_output_scaled.take(first, axis=1), of_output_scaled.take(second, axis=1)
                 )
-                return result
+                # Enormous weights times factors of 0.
+                return finite_or_zero(result)
 
             return Weighted(weighted_sum, inner_products)
 
