@@ -55,12 +55,14 @@ class _MicroBatch:
     """Conversations that are summed together, and what of them is the same in every step.
 
     Attributes:
+        rows: where they lie among all.
         batch: as the formula takes them.
         weights: of each, None for 1.
         group: the examples that they form, None where each is one.
         between: products of the prefixes of each pair in an example.
     """
 
+    rows: slice
     batch: Batch
     weights: FloatArray | None
     group: GroupedRows | None
@@ -78,7 +80,10 @@ class HeadGradients:
     Source: Abadi et al. 2016, arXiv 1607.00133, algorithm 1; closed form as in Goodfellow 2015, arXiv 1510.01799; examples of
         several conversations as in `ringfence.privacy.grouping`.
 
-    Every operation is one over all conversations of a micro-batch, whatever they hold: no branch depends on the data.
+    Every operation is one over all conversations of a micro-batch, whatever they hold: no branch depends on the data. Nor
+    does the place of a conversation depend on who else is selected, because rounding depends on places: with weights of 1e20
+    that cancel, a logit is nothing but rounding. Sampling is accounted for by what a step does with an example and
+    without it, so the others may not change at all. Whoever is not selected is therefore computed, and counts as nothing.
 
     Args:
         architecture: name in the registry of `ringfence.model.head`.
@@ -112,7 +117,8 @@ class HeadGradients:
         if self._formula.parameters != grid.dimension:
             raise ConfigError(_DOES_NOT_FIT, hint=_FEATURES_OF_THE_PLAN)
         self._grid = grid
-        self._features = features
+        with np.errstate(over="ignore"):
+            self._features = np.asarray(features, dtype=np.float32)
         self._most = max(1, MICRO_BATCH_ROWS // features.shape[1])
         targets = np.asarray(labels, dtype=np.float64)
         self._shares = (1.0 + (positive_weight - 1.0) * targets) / features.shape[1]
@@ -121,14 +127,14 @@ class HeadGradients:
         self._is_finite = np.empty(len(features), dtype=np.bool_)
         self._products = np.empty((features.shape[1], features.shape[1], len(features)))
         for rows in self._stretches(len(features)):
-            self._is_finite[rows] = np.isfinite(features[rows]).all(axis=(1, 2))
+            self._is_finite[rows] = np.isfinite(self._features[rows]).all(axis=(1, 2))
             products = products_of(self._columns(rows))
             self._products[:, :, rows] = np.where(self._is_finite[rows], products, np.nan)
         self._examples = None if group_sizes is None else Examples(group_sizes)
         if self._examples is not None:
             self._between = self._products_between(self._examples)
         wide = features.shape[0] * features.shape[1] * (features.shape[2] + 1) * 8
-        self._held = tuple(self._converted(None, hold=True)) if wide <= HELD_ROWS_BYTES else None
+        self._held = tuple(self._converted(hold=True)) if wide <= HELD_ROWS_BYTES else None
 
     @property
     def examples(self) -> int:
@@ -144,14 +150,19 @@ class HeadGradients:
         """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
         model = np.asarray(parameters, dtype=np.float64)
         total = np.zeros(self._grid.dimension, dtype=np.int64)
+        chosen = selected
+        if self._examples is not None and selected is not None:
+            chosen = self._examples.selected_conversations(selected)
         # What overflows or is not a number counts as nothing.
         with np.errstate(all="ignore"):
-            for part in self._micro_batches(selected):
+            for part in self._micro_batches():
                 examined = self._formula.examine(part.batch, model)
                 squares = examined.squared_norms()
                 factors = clip_factors(squares, clip_norm=self._grid.clip_norm)
                 if part.weights is not None:
                     factors *= part.weights
+                if chosen is not None:
+                    factors *= chosen[part.rows]
                 weighted = examined.weighted(factors)
                 of_examples = None
                 if part.group is not None:
@@ -171,7 +182,7 @@ class HeadGradients:
         model = np.asarray(parameters, dtype=np.float64)
         total = np.zeros(self._grid.dimension)
         with np.errstate(over="ignore"):
-            for part in self._micro_batches(None):
+            for part in self._micro_batches():
                 examined = self._formula.examine(part.batch, model)
                 total += examined.weighted(np.ones(len(part.batch.shares))).sum(None)
         return total / len(self._shares)
@@ -180,8 +191,8 @@ class HeadGradients:
         """Return every conversation's gradient before clipping, ``(n, d)`` float64: for reference."""
         model = np.asarray(parameters, dtype=np.float64)
         with np.errstate(over="ignore"):
-            found = [self._formula.gradients(part.batch, model) for part in self._micro_batches(None)]
-        return np.concatenate(found)
+            found = [self._formula.gradients(part.batch, model) for part in self._micro_batches()]
+        return np.concatenate([np.empty((0, self._grid.dimension)), *found])
 
     def norms(self, parameters: FloatArray) -> FloatArray:
         """Return the L2 norm of every conversation's gradient as clipping uses it, ``(n,)``; not finite for what is not."""
@@ -189,49 +200,40 @@ class HeadGradients:
         with np.errstate(all="ignore"):
             found = [
                 np.sqrt(np.maximum(self._formula.examine(part.batch, model).squared_norms(), 0.0))
-                for part in self._micro_batches(None)
+                for part in self._micro_batches()
             ]
-        return np.concatenate(found)
+        return np.concatenate([np.empty(0), *found])
 
-    def _micro_batches(self, selected: MaskArray | None) -> Iterable[_MicroBatch]:
-        return (
-            self._held
-            if selected is None and self._held is not None
-            else self._converted(selected, hold=False)
-        )
+    def _micro_batches(self) -> Iterable[_MicroBatch]:
+        return self._converted(hold=False) if self._held is None else self._held
 
-    def _converted(self, selected: MaskArray | None, *, hold: bool) -> Iterator[_MicroBatch]:
-        if self._examples is not None:
-            for group in self._examples.stretches(selected, most=self._most):
-                yield self._micro_batch(group.rows, group, hold=hold)
-        elif selected is None:
-            # Stretches, not lists of places: they are looked at where they lie, without a copy.
-            for rows in self._stretches(len(self._shares)):
-                yield self._micro_batch(rows, None, hold=hold)
+    def _converted(self, *, hold: bool) -> Iterator[_MicroBatch]:
+        if self._examples is None:
+            yield from (
+                self._micro_batch(rows, None, hold=hold) for rows in self._stretches(len(self._shares))
+            )
         else:
-            places = np.flatnonzero(selected)
-            for rows in self._stretches(len(places)):
-                yield self._micro_batch(places[rows], None, hold=hold)
+            groups = self._examples.stretches(most=self._most)
+            yield from (self._micro_batch(group.rows, group, hold=hold) for group in groups)
 
     def _stretches(self, count: int) -> Iterator[slice]:
         yield from (slice(start, start + self._most) for start in range(0, count, self._most))
 
-    def _micro_batch(
-        self, rows: slice | IntegerArray, group: GroupedRows | None, *, hold: bool
-    ) -> _MicroBatch:
+    def _micro_batch(self, rows: slice, group: GroupedRows | None, *, hold: bool) -> _MicroBatch:
         wide = with_ones(self._features[rows], is_finite=self._is_finite[rows])
         batch = Batch(
             # Turning rows into columns takes as long as two steps, and is worth it where many follow.
             rows=np.asfortranarray(wide) if hold else wide,
-            products=_along_last(self._products, rows),
+            products=self._products[:, :, rows],
             shares=self._shares[rows],
             positive_shares=self._positive_shares[rows],
         )
         return _MicroBatch(
+            rows=rows,
             batch=batch,
             weights=None if self._weights is None else self._weights[rows],
             group=group,
-            between=_NO_PAIRS if group is None else _along_last(self._between, group.pairs),
+            between=_NO_PAIRS if group is None else self._between[:, :, group.pairs],
         )
 
     def _columns(self, rows: slice | IntegerArray) -> FloatArray:
@@ -337,16 +339,12 @@ def on_fine_grid(clipped_sum: FloatArray, grid: Grid) -> IntegerArray:
     What float64 loses is small in whatever order the terms meet. The residuals of a conversation have one sign, and their
     sum is its gradient's part for the bias: clipped, they are together at most C. Its terms, rows of length 4 (and the one)
     times a residual each, are therefore together at most 4.2 C long, also where they cancel. Summing 2^12 of them in float64
-    errs by at most 2^12 * 2^-53 of all their lengths, which for some 2^21 conversations is 2^-18 C. Two data sets that
-    differ in one person's content may differ by twice that: half of what `Grid.sensitivity` allows for. Sums of
-    micro-batches are exact, because they are of integers.
+    errs by at most 2^12 * 2^-53 of all their lengths, which for some 2^21 conversations is 2^-17.9 C. Two data sets that
+    differ in one person's content may differ by twice that: about half of what `Grid.sensitivity` allows for. Rounding
+    each micro-batch to the fine grid adds little: sqrt(d) * 2^-40 C for each of at most 2^13. Their sum is exact, because
+    it is of integers.
     """
     return np.asarray(np.rint(clipped_sum / grid.fine_step).astype(np.int64))
-
-
-def _along_last(values: FloatArray, places: slice | IntegerArray) -> FloatArray:
-    # Indexing would not leave the conversations last in memory.
-    return values[:, :, places] if isinstance(places, slice) else values.take(places, axis=2)
 
 
 _NO_PAIRS: FloatArray = np.empty((0, 0, 0))

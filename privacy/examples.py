@@ -19,20 +19,20 @@ class GroupedRows:
     """A stretch of whole examples.
 
     Attributes:
-        rows: places of its m conversations among all; a slice where they lie together.
+        rows: where its m conversations lie among all.
         sizes: ``(e,)``, conversations of each example.
         example: ``(m,)``, which example of the stretch a conversation belongs to.
-        pairs: places of its pairs among all, likewise.
+        pairs: where its pairs lie among all.
         first: ``(pairs,)``, one conversation of each pair, within the stretch.
         second: ``(pairs,)``, the other.
         terms: ``(m + pairs,)``, which example each term of its squared norm belongs to: conversations, then pairs.
         slack: ``(m,)``, what the squared norm of a conversation is multiplied by, so that rounding makes no sum shorter.
     """
 
-    rows: slice | IntegerArray
+    rows: slice
     sizes: IntegerArray
     example: IntegerArray
-    pairs: slice | IntegerArray
+    pairs: slice
     first: IntegerArray
     second: IntegerArray
     terms: IntegerArray
@@ -47,7 +47,7 @@ class GroupedRows:
             clip_norm: C.
 
         Returns:
-            ``(m,)`` float64 in (0, 1].
+            ``(m,)`` float64 in [0, 1]; 0 where the norm of an example is not finite.
         """
         terms = np.empty(len(self.terms))
         np.multiply(squared_norms, self.slack, out=terms[: len(squared_norms)])
@@ -58,6 +58,7 @@ class GroupedRows:
         np.maximum(factors, clip_norm * clip_norm, out=factors)
         np.sqrt(factors, out=factors)
         np.divide(clip_norm, factors, out=factors)
+        np.fmax(factors, 0.0, out=factors)
         return factors.take(self.example)
 
 
@@ -93,42 +94,33 @@ class Examples:
         """Return the number of examples."""
         return len(self._sizes)
 
-    def stretches(self, selected: MaskArray | None, *, most: int) -> Iterator[GroupedRows]:
-        """Yield the selected examples (all of them for None) in stretches of at most ``most`` conversations.
+    def selected_conversations(self, selected: MaskArray) -> MaskArray:
+        """Return which conversations, ``(conversations,)``, belong to the selected examples, ``(e,)``."""
+        result: MaskArray = np.repeat(selected, self._sizes)
+        return result
 
-        An example of more conversations than that is a stretch of its own.
-        """
-        chosen = np.arange(len(self)) if selected is None else np.flatnonzero(selected)
-        total = np.cumsum(self._sizes[chosen])
+    def stretches(self, *, most: int) -> Iterator[GroupedRows]:
+        """Yield all examples in stretches of at most ``most`` conversations; one of more is a stretch of its own."""
+        ends = self._starts + self._sizes
         at = 0
-        while at < len(chosen):
-            before = total[at] - self._sizes[chosen[at]]
-            end = max(at + 1, int(np.searchsorted(total, before + most, side="right")))
-            yield self._stretch(chosen[at:end], lie_together=selected is None)
+        while at < len(self):
+            end = max(at + 1, int(np.searchsorted(ends, self._starts[at] + most, side="right")))
+            yield self._stretch(slice(at, end))
             at = end
 
-    def _stretch(self, examples: IntegerArray, *, lie_together: bool) -> GroupedRows:
+    def _stretch(self, examples: slice) -> GroupedRows:
         sizes, pairs = self._sizes[examples], self._pairs[examples]
-        starts = np.cumsum(sizes) - sizes
-        rows = _ranges(self._starts[examples], sizes)
-        places = _ranges(self._pair_starts[examples], pairs)
-        first_pair = int(self._pair_starts[examples[0]])
-        moved = np.repeat(starts - self._starts[examples], pairs)
-        example = np.repeat(np.arange(len(examples)), sizes)
+        first_row, first_pair = int(self._starts[examples.start]), int(self._pair_starts[examples.start])
+        places = slice(first_pair, first_pair + int(pairs.sum()))
+        example = np.repeat(np.arange(len(sizes)), sizes)
         return GroupedRows(
-            rows=slice(int(rows[0]), int(rows[-1]) + 1) if lie_together else rows,
+            rows=slice(first_row, first_row + int(sizes.sum())),
             sizes=sizes,
             example=example,
-            pairs=slice(first_pair, first_pair + len(places)) if lie_together else places,
-            first=self.first[places] + moved,
-            second=self.second[places] + moved,
-            terms=np.concatenate([example, np.repeat(np.arange(len(examples)), pairs)]),
+            pairs=places,
+            first=self.first[places] - first_row,
+            second=self.second[places] - first_row,
+            terms=np.concatenate([example, np.repeat(np.arange(len(sizes)), pairs)]),
             # The square of a sum of norms is at most their number times the sum of their squares.
             slack=1.0 + _SUM_SLACK * np.repeat(sizes, sizes).astype(np.float64),
         )
-
-
-def _ranges(starts: IntegerArray, lengths: IntegerArray) -> IntegerArray:
-    """Return the numbers of one range after another, each from a start and of a length."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(int(ends[-1]) if len(ends) else 0)

@@ -75,7 +75,8 @@ class Examined:
 class HeadFormula(Protocol):
     """The gradients of one architecture on features of one dimension.
 
-    One conversation's norm and gradient depend on its own row, target and share and on the model alone.
+    One conversation's norm and gradient depend on its own row, target and share, on the model and, in how they are rounded, on its
+    place in the batch; on no other conversation.
 
     Attributes:
         parameters: how many numbers a model has.

@@ -17,7 +17,7 @@ from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, Mas
 from ringfence.privacy.clipped_sum import check_examples
 from ringfence.privacy.examples import Examples
 from ringfence.privacy.grid import Grid
-from ringfence.privacy.torch_sum import MICRO_BATCH, one_each, places_of, sum_on_fine_grid
+from ringfence.privacy.torch_sum import MICRO_BATCH, one_each, sum_on_fine_grid, weights_in_step
 
 _PROBES = 4
 _TOLERANCE = 1e-5
@@ -99,12 +99,12 @@ class ModuleGradients:
         """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
         self._load(parameters)
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
-        for group in self._examples.stretches(selected, most=MICRO_BATCH):
-            rows = places_of(group, self._device)
+        weights = weights_in_step(self._weights, self._examples, selected, self._device)
+        for group in self._examples.stretches(most=MICRO_BATCH):
             total += sum_on_fine_grid(
-                self._gradients_of(rows),
+                self._gradients_of(group.rows),
                 group,
-                weights=None if self._weights is None else self._weights[rows],
+                weights=None if weights is None else weights[group.rows],
                 grid=self._grid,
             )
         return self._grid.rounded(np.asarray(total.cpu().numpy()))
@@ -139,8 +139,8 @@ class ModuleGradients:
         self, features: torch.Tensor, labels: torch.Tensor, loss_weights: torch.Tensor
     ) -> torch.Tensor:
         self._module.zero_grad()
-        # Opacus' hooks fire on the way back through the module's inputs.
-        logits = self._module(features.detach().requires_grad_()).reshape(len(labels), -1)
+        # Opacus' hooks fire on the way back through the module's inputs; a module may work on its input in place.
+        logits = self._module(features.clone().requires_grad_()).reshape(len(labels), -1)
         targets = labels[:, None].expand_as(logits)
         losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         torch.autograd.backward((losses.mean(dim=1) * loss_weights).sum())

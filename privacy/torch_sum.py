@@ -72,12 +72,12 @@ class DeviceHeadGradients:
     def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
         """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
-        for group in self._examples.stretches(selected, most=MICRO_BATCH):
-            rows = places_of(group, self._device)
+        weights = weights_in_step(self._weights, self._examples, selected, self._device)
+        for group in self._examples.stretches(most=MICRO_BATCH):
             total += sum_on_fine_grid(
-                self._gradients(parameters, rows),
+                self._gradients(parameters, group.rows),
                 group,
-                weights=None if self._weights is None else self._weights[rows],
+                weights=None if weights is None else weights[group.rows],
                 grid=self._grid,
             )
         return self._grid.rounded(np.asarray(total.cpu().numpy()))
@@ -86,7 +86,7 @@ class DeviceHeadGradients:
         """Return every conversation's gradient before clipping, ``(n, d)`` float64, computed in one batch."""
         return np.asarray(self._gradients(parameters, slice(None)).cpu().numpy())
 
-    def _gradients(self, parameters: FloatArray, rows: slice | torch.Tensor) -> torch.Tensor:
+    def _gradients(self, parameters: FloatArray, rows: slice) -> torch.Tensor:
         model = torch.as_tensor(parameters, dtype=torch.float64, device=self._device)
         features = self._features[rows].double()
         wide = torch.cat([features, torch.ones_like(features[:, :, :1])], dim=2)
@@ -98,9 +98,17 @@ def one_each(conversations: int) -> IntegerArray:
     return np.ones(conversations, dtype=np.int64)
 
 
-def places_of(group: GroupedRows, device: torch.device) -> slice | torch.Tensor:
-    """Return the places of a stretch's conversations among all: a slice, which copies nothing, where they lie together."""
-    return group.rows if isinstance(group.rows, slice) else torch.as_tensor(group.rows, device=device)
+def weights_in_step(
+    weights: torch.Tensor | None, examples: Examples, selected: MaskArray | None, device: torch.device
+) -> torch.Tensor | None:
+    """Return the factors on clipped gradients in a step, ``(conversations,)`` float64: 0 for what is not selected; None for 1.
+
+    The gradients of what is not selected are computed too, for the reason given in `ringfence.privacy.clipped_sum`.
+    """
+    if selected is None:
+        return weights
+    chosen = torch.as_tensor(examples.selected_conversations(selected), dtype=torch.float64, device=device)
+    return chosen if weights is None else weights * chosen
 
 
 def clip_gradients(gradients: torch.Tensor, *, clip_norm: float) -> torch.Tensor:
@@ -121,7 +129,7 @@ def sum_on_fine_grid(
     Args:
         gradients: ``(m, d)`` float64, of its conversations.
         group: the stretch.
-        weights: ``(m,)`` factors on clipped gradients, None for 1.
+        weights: ``(m,)`` factors in [0, 1] on clipped gradients, None for 1.
         grid: of the plan; see `ringfence.privacy.clipped_sum.on_fine_grid`.
 
     Returns:

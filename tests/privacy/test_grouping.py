@@ -152,20 +152,18 @@ class TestExamplesAsArrays:
         sizes=st.lists(st.integers(1, 6), min_size=1, max_size=20),
         most=st.integers(1, 12),
         seed=st.integers(0, 99),
-        sampled=st.booleans(),
     )
-    def test_stretches_hold_each_selected_example_once_with_all_its_pairs(self, sizes, most, seed, sampled):
+    def test_stretches_hold_each_example_once_with_all_its_pairs(self, sizes, most, seed):
         examples = Examples(np.array(sizes))
-        selected = np.random.default_rng(seed).uniform(size=len(sizes)) < 0.6 if sampled else None
         ends = np.cumsum(sizes)
-        expected = [
-            list(range(end - size, end))
-            for i, (end, size) in enumerate(zip(ends, sizes, strict=True))
-            if selected is None or selected[i]
-        ]
+        expected = [list(range(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+        selected = np.random.default_rng(seed).uniform(size=len(sizes)) < 0.6
+        conversations = np.flatnonzero(examples.selected_conversations(selected)).tolist()
+        chosen = [part for part, is_selected in zip(expected, selected, strict=True) if is_selected]
+        assert conversations == [place for part in chosen for place in part]
         found, pairs = [], set()
         everything, every_first, every_second = np.arange(sum(sizes)), examples.first, examples.second
-        for stretch in examples.stretches(selected, most=most):
+        for stretch in examples.stretches(most=most):
             rows = everything[stretch.rows]
             assert len(rows) <= most or len(stretch.sizes) == 1
             starts = np.cumsum(stretch.sizes) - stretch.sizes
