@@ -7,8 +7,7 @@ one factor a conversation, a sum, whole steps of the grid.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from ringfence.privacy.examples import Examples, GroupedRows
 from ringfence.privacy.grid import MOST_SUMMANDS, Grid
 from ringfence.privacy.head_gradients import (
     Batch,
+    by_column,
     formula_of,
     products_between,
     products_of,
@@ -56,13 +56,15 @@ class _MicroBatch:
 
     Attributes:
         rows: where they lie among all.
-        batch: as the formula takes them.
+        is_finite: ``(m,)``, which of them count.
+        batch: as the formula takes them; its rows are left out where each step converts them.
         weights: of each, None for 1.
         group: the examples that they form, None where each is one.
         between: products of the prefixes of each pair in an example.
     """
 
     rows: slice
+    is_finite: MaskArray
     batch: Batch
     weights: FloatArray | None
     group: GroupedRows | None
@@ -119,22 +121,19 @@ class HeadGradients:
         self._grid = grid
         with np.errstate(over="ignore"):
             self._features = np.asarray(features, dtype=np.float32)
-        self._most = max(1, MICRO_BATCH_ROWS // features.shape[1])
         targets = np.asarray(labels, dtype=np.float64)
         self._shares = (1.0 + (positive_weight - 1.0) * targets) / features.shape[1]
         self._positive_shares = self._shares * targets
         self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
-        self._is_finite = np.empty(len(features), dtype=np.bool_)
-        self._products = np.empty((features.shape[1], features.shape[1], len(features)))
-        for rows in self._stretches(len(features)):
-            self._is_finite[rows] = np.isfinite(self._features[rows]).all(axis=(1, 2))
-            products = products_of(self._columns(rows))
-            self._products[:, :, rows] = np.where(self._is_finite[rows], products, np.nan)
         self._examples = None if group_sizes is None else Examples(group_sizes)
-        if self._examples is not None:
-            self._between = self._products_between(self._examples)
         wide = features.shape[0] * features.shape[1] * (features.shape[2] + 1) * 8
-        self._held = tuple(self._converted(hold=True)) if wide <= HELD_ROWS_BYTES else None
+        self._hold = wide <= HELD_ROWS_BYTES
+        most = max(1, MICRO_BATCH_ROWS // features.shape[1])
+        if self._examples is None:
+            parts = [self._part(slice(at, at + most), None) for at in range(0, len(features), most)]
+        else:
+            parts = [self._part(group.rows, group) for group in self._examples.stretches(most=most)]
+        self._parts = tuple(parts)
 
     @property
     def examples(self) -> int:
@@ -155,8 +154,8 @@ class HeadGradients:
             chosen = self._examples.selected_conversations(selected)
         # What overflows or is not a number counts as nothing.
         with np.errstate(all="ignore"):
-            for part in self._micro_batches():
-                examined = self._formula.examine(part.batch, model)
+            for part in self._parts:
+                examined = self._formula.examine(self._batch(part), model)
                 squares = examined.squared_norms()
                 factors = clip_factors(squares, clip_norm=self._grid.clip_norm)
                 if part.weights is not None:
@@ -182,8 +181,8 @@ class HeadGradients:
         model = np.asarray(parameters, dtype=np.float64)
         total = np.zeros(self._grid.dimension)
         with np.errstate(over="ignore"):
-            for part in self._micro_batches():
-                examined = self._formula.examine(part.batch, model)
+            for part in self._parts:
+                examined = self._formula.examine(self._batch(part), model)
                 total += examined.weighted(np.ones(len(part.batch.shares))).sum(None)
         return total / len(self._shares)
 
@@ -191,7 +190,7 @@ class HeadGradients:
         """Return every conversation's gradient before clipping, ``(n, d)`` float64: for reference."""
         model = np.asarray(parameters, dtype=np.float64)
         with np.errstate(over="ignore"):
-            found = [self._formula.gradients(part.batch, model) for part in self._micro_batches()]
+            found = [self._formula.gradients(self._batch(part), model) for part in self._parts]
         return np.concatenate([np.empty((0, self._grid.dimension)), *found])
 
     def norms(self, parameters: FloatArray) -> FloatArray:
@@ -199,53 +198,34 @@ class HeadGradients:
         model = np.asarray(parameters, dtype=np.float64)
         with np.errstate(all="ignore"):
             found = [
-                np.sqrt(np.maximum(self._formula.examine(part.batch, model).squared_norms(), 0.0))
-                for part in self._micro_batches()
+                np.sqrt(np.maximum(self._formula.examine(self._batch(part), model).squared_norms(), 0.0))
+                for part in self._parts
             ]
         return np.concatenate([np.empty(0), *found])
 
-    def _micro_batches(self) -> Iterable[_MicroBatch]:
-        return self._converted(hold=False) if self._held is None else self._held
+    def _batch(self, part: _MicroBatch) -> Batch:
+        if self._hold:
+            return part.batch
+        rows = with_ones(self._features[part.rows], is_finite=part.is_finite, by_columns=False)
+        return replace(part.batch, rows=rows)
 
-    def _converted(self, *, hold: bool) -> Iterator[_MicroBatch]:
-        if self._examples is None:
-            yield from (
-                self._micro_batch(rows, None, hold=hold) for rows in self._stretches(len(self._shares))
-            )
-        else:
-            groups = self._examples.stretches(most=self._most)
-            yield from (self._micro_batch(group.rows, group, hold=hold) for group in groups)
-
-    def _stretches(self, count: int) -> Iterator[slice]:
-        yield from (slice(start, start + self._most) for start in range(0, count, self._most))
-
-    def _micro_batch(self, rows: slice, group: GroupedRows | None, *, hold: bool) -> _MicroBatch:
-        wide = with_ones(self._features[rows], is_finite=self._is_finite[rows])
+    def _part(self, rows: slice, group: GroupedRows | None) -> _MicroBatch:
+        features = self._features[rows]
+        is_finite: MaskArray = np.asarray(np.isfinite(features).all(axis=(1, 2)))
+        # Writing rows by column takes longer, and is worth it where many steps follow.
+        wide = with_ones(features, is_finite=is_finite, by_columns=self._hold)
+        columns = by_column(wide, len(features))
         batch = Batch(
-            # Turning rows into columns takes as long as two steps, and is worth it where many follow.
-            rows=np.asfortranarray(wide) if hold else wide,
-            products=self._products[:, :, rows],
+            rows=wide if self._hold else _LEFT_OUT,
+            products=np.where(is_finite, products_of(columns), np.nan),
             shares=self._shares[rows],
             positive_shares=self._positive_shares[rows],
         )
-        return _MicroBatch(
-            rows=rows,
-            batch=batch,
-            weights=None if self._weights is None else self._weights[rows],
-            group=group,
-            between=_NO_PAIRS if group is None else self._between[:, :, group.pairs],
-        )
-
-    def _columns(self, rows: slice | IntegerArray) -> FloatArray:
-        wide = with_ones(self._features[rows], is_finite=self._is_finite[rows])
-        return wide.reshape(self._features.shape[1], -1, wide.shape[1]).transpose(2, 0, 1)
-
-    def _products_between(self, examples: Examples) -> FloatArray:
-        result = np.empty((*self._products.shape[:2], len(examples.first)))
-        for pairs in self._stretches(len(examples.first)):
-            first, second = (self._columns(places[pairs]) for places in (examples.first, examples.second))
-            result[:, :, pairs] = products_between(first, second)
-        return result
+        between = _LEFT_OUT
+        if group is not None:
+            between = products_between(columns.take(group.first, axis=2), columns.take(group.second, axis=2))
+        weights = None if self._weights is None else self._weights[rows]
+        return _MicroBatch(rows, is_finite, batch, weights=weights, group=group, between=between)
 
 
 class LinearHeadGradients(HeadGradients):
@@ -302,7 +282,7 @@ def check_examples(
         raise ConfigError("The groups do not hold each conversation once.", hint=hint)
 
 
-def with_ones(features: FeatureArray, *, is_finite: MaskArray) -> FloatArray:
+def with_ones(features: FeatureArray, *, is_finite: MaskArray, by_columns: bool) -> FloatArray:
     """Return features prefix by prefix, with a last column of ones: the bias is a weight like any.
 
     Conversations that are not finite come as zeros: they count as nothing, and may not reach a product with others.
@@ -310,16 +290,23 @@ def with_ones(features: FeatureArray, *, is_finite: MaskArray) -> FloatArray:
     Args:
         features: ``(m, prefixes, dimension)``.
         is_finite: ``(m,)``.
+        by_columns: columns, not rows, lie in one piece.
 
     Returns:
         ``(prefixes * m, dimension + 1)`` float64.
     """
     conversations, prefixes, dimension = features.shape
-    wide = np.empty((prefixes, conversations, dimension + 1))
+    if by_columns:
+        columns = np.empty((dimension + 1, prefixes, conversations))
+        wide = columns.transpose(1, 2, 0)
+        rows = columns.reshape(dimension + 1, -1).T
+    else:
+        wide = np.empty((prefixes, conversations, dimension + 1))
+        rows = wide.reshape(-1, dimension + 1)
     wide[:, :, :-1] = features.transpose(1, 0, 2)
     wide[:, :, -1] = 1.0
     wide[:, ~is_finite] = 0.0
-    return wide.reshape(-1, dimension + 1)
+    return rows
 
 
 def clip_factors(squared_norms: FloatArray, *, clip_norm: float) -> FloatArray:
@@ -347,6 +334,6 @@ def on_fine_grid(clipped_sum: FloatArray, grid: Grid) -> IntegerArray:
     return np.asarray(np.rint(clipped_sum / grid.fine_step).astype(np.int64))
 
 
-_NO_PAIRS: FloatArray = np.empty((0, 0, 0))
+_LEFT_OUT: FloatArray = np.empty((0, 0))
 _DOES_NOT_FIT = "The features do not fit the model."
 _FEATURES_OF_THE_PLAN = "Compute them with the plan's feature set."

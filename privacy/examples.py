@@ -22,7 +22,6 @@ class GroupedRows:
         rows: where its m conversations lie among all.
         sizes: ``(e,)``, conversations of each example.
         example: ``(m,)``, which example of the stretch a conversation belongs to.
-        pairs: where its pairs lie among all.
         first: ``(pairs,)``, one conversation of each pair, within the stretch.
         second: ``(pairs,)``, the other.
         terms: ``(m + pairs,)``, which example each term of its squared norm belongs to: conversations, then pairs.
@@ -32,7 +31,6 @@ class GroupedRows:
     rows: slice
     sizes: IntegerArray
     example: IntegerArray
-    pairs: slice
     first: IntegerArray
     second: IntegerArray
     terms: IntegerArray
@@ -80,15 +78,6 @@ class Examples:
             )
         ends = np.cumsum(self._sizes)
         self._starts = ends - self._sizes
-        self.conversations = int(ends[-1]) if len(ends) else 0
-        of_conversation = np.repeat(np.arange(len(self._sizes)), self._sizes)
-        # Every conversation but the last of its example is first of as many pairs as come after it.
-        later = ends[of_conversation] - np.arange(self.conversations) - 1
-        self.first = np.repeat(np.arange(self.conversations), later)
-        within = np.arange(len(self.first)) - np.repeat(np.cumsum(later) - later, later)
-        self.second = self.first + 1 + within
-        self._pairs = self._sizes * (self._sizes - 1) // 2
-        self._pair_starts = np.cumsum(self._pairs) - self._pairs
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -109,18 +98,21 @@ class Examples:
             at = end
 
     def _stretch(self, examples: slice) -> GroupedRows:
-        sizes, pairs = self._sizes[examples], self._pairs[examples]
-        first_row, first_pair = int(self._starts[examples.start]), int(self._pair_starts[examples.start])
-        places = slice(first_pair, first_pair + int(pairs.sum()))
+        sizes, start = self._sizes[examples], int(self._starts[examples.start])
+        ends = np.cumsum(sizes)
         example = np.repeat(np.arange(len(sizes)), sizes)
+        conversations = np.arange(len(example))
+        # Every conversation but the last of its example is first of as many pairs as come after it.
+        later = ends[example] - conversations - 1
+        first = np.repeat(conversations, later)
+        within = np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later)
         return GroupedRows(
-            rows=slice(first_row, first_row + int(sizes.sum())),
+            rows=slice(start, start + len(example)),
             sizes=sizes,
             example=example,
-            pairs=places,
-            first=self.first[places] - first_row,
-            second=self.second[places] - first_row,
-            terms=np.concatenate([example, np.repeat(np.arange(len(sizes)), pairs)]),
+            first=first,
+            second=first + 1 + within,
+            terms=np.concatenate([example, example[first]]),
             # The square of a sum of norms is at most their number times the sum of their squares.
             slack=1.0 + _SUM_SLACK * np.repeat(sizes, sizes).astype(np.float64),
         )

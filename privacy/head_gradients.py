@@ -120,7 +120,9 @@ class LinearFormula:
 
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
-        found: FloatArray = np.einsum("pm,dpm->md", self._residuals(batch, model), by_column(batch))
+        found: FloatArray = np.einsum(
+            "pm,dpm->md", self._residuals(batch, model), by_column(batch.rows, len(batch.shares))
+        )
         return found
 
     @staticmethod
@@ -174,7 +176,10 @@ class HiddenLayerFormula:
     def gradients(self, batch: Batch, model: FloatArray) -> FloatArray:
         """Return every conversation's gradient; see `HeadFormula`."""
         hidden, residuals, slopes = self._forward(batch, model)
-        of_hidden = np.matmul((slopes * residuals).transpose(2, 0, 1), by_column(batch).transpose(2, 1, 0))
+        of_hidden = np.matmul(
+            (slopes * residuals).transpose(2, 0, 1),
+            by_column(batch.rows, len(batch.shares)).transpose(2, 1, 0),
+        )
         of_output = np.einsum("pm,upm->mu", residuals, hidden)
         return np.concatenate([of_hidden.reshape(len(of_output), -1), of_output], axis=1)
 
@@ -259,9 +264,9 @@ def products_between(columns: FloatArray, others: FloatArray) -> FloatArray:
     return products
 
 
-def by_column(batch: Batch) -> FloatArray:
-    """Return the rows of a batch as ``(dimension + 1, prefixes, m)``, where they lie."""
-    return batch.rows.T.reshape(batch.rows.shape[1], -1, len(batch.shares))
+def by_column(rows: FloatArray, conversations: int) -> FloatArray:
+    """Return the rows of a batch of m conversations as ``(dimension + 1, prefixes, m)``, where they lie."""
+    return rows.T.reshape(rows.shape[1], -1, conversations)
 
 
 def _squares(residuals: FloatArray, products: FloatArray) -> FloatArray:

@@ -344,10 +344,15 @@ def test_examples_that_do_not_belong_together_are_refused(examples, change, mess
         LinearHeadGradients(features, labels, grid=GRID, positive_weight=2.0, weights=weights)
 
 
-def test_features_of_more_than_float32_count_as_nothing_and_spoil_nothing():
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 1], [2, 2], None])
+def test_features_of_more_than_float32_count_as_nothing_and_spoil_nothing(sizes):
     features = np.ones((4, 2, DIMENSION))
     features[0], features[1] = 1e200, 1e120
-    terms = {"grid": GRID, "positive_weight": 2.0, "group_sizes": np.array([2, 2])}
+    terms = {
+        "grid": GRID,
+        "positive_weight": 2.0,
+        "group_sizes": None if sizes is None else np.array(sizes),
+    }
     model = np.zeros(DIMENSION + 1)
     labels = np.array([1, 0, 1, 0])
     found = HeadGradients("linear-109", features, labels, **terms).clipped_sum(model, selected=None)

@@ -162,7 +162,7 @@ class TestExamplesAsArrays:
         chosen = [part for part, is_selected in zip(expected, selected, strict=True) if is_selected]
         assert conversations == [place for part in chosen for place in part]
         found, pairs = [], set()
-        everything, every_first, every_second = np.arange(sum(sizes)), examples.first, examples.second
+        everything = np.arange(sum(sizes))
         for stretch in examples.stretches(most=most):
             rows = everything[stretch.rows]
             assert len(rows) <= most or len(stretch.sizes) == 1
@@ -175,11 +175,13 @@ class TestExamplesAsArrays:
             for first, second, example in zip(stretch.first, stretch.second, of_pairs, strict=True):
                 pairs.add((rows[first], rows[second]))
                 assert starts[example] <= first < second < starts[example] + stretch.sizes[example]
-            # The places of the pairs among all name the same conversations.
-            assert (every_first[stretch.pairs] == rows[stretch.first]).all()
-            assert (every_second[stretch.pairs] == rows[stretch.second]).all()
         assert found == expected
         assert pairs == {(i, j) for part in expected for i in part for j in part if i < j}
+
+    def test_an_example_whose_norm_is_not_a_number_counts_as_nothing(self):
+        (group,) = Examples(np.array([2, 2])).stretches(most=4)
+        factors = group.factors(np.full(4, 0.25), np.array([np.nan, 0.25]), clip_norm=0.5)
+        assert factors.tolist() == [0.0, 0.0, pytest.approx(0.5), pytest.approx(0.5)]
 
     def test_an_example_of_nothing_is_refused(self):
         with pytest.raises(ConfigError, match="no conversation"):
