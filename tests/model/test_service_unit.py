@@ -52,7 +52,7 @@ def test_a_service_writes_its_own_folder_reads_its_data_and_does_not_see_the_app
     [
         ({}, "yes"),
         ({"writable": [Path("/home/acme/ringfence")]}, "read-only"),
-        ({"program": [Path("/root/.venv")]}, "read-only"),
+        ({"program": [Path("/root/ringfence")]}, "read-only"),
         ({"read_only": [Path("/home/chats")]}, "read-only"),
     ],
 )
