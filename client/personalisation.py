@@ -78,7 +78,7 @@ def mechanism_within(policy: Policy, *, epsilon: float) -> SampledGaussian:
     """Return the training that keeps a person within an epsilon: steps of the full batch.
 
     Raises:
-        ConfigError: no noise up to 10,000 does. The member's to change.
+        ConfigError: the epsilon is out of range. The member's to change.
     """
     k, steps = policy.limits.contribution_bound, min(MOST_STEPS, policy.limits.local_steps)
     noise = noise_multiplier_for(

@@ -86,10 +86,12 @@ class HeadGradients:
     does the place of a conversation depend on who else is selected, because rounding depends on places: with weights of 1e20
     that cancel, a logit is nothing but rounding. Sampling is accounted for by what a step does with an example and
     without it, so the others may not change at all. Whoever is not selected is therefore computed, and counts as nothing.
+    For the same reason two neighbouring data sets have the same rows, of which those of one person count as nothing in one
+    of them: with a row taken out, every other row could be rounded anew.
 
     Args:
         architecture: name in the registry of `ringfence.model.head`.
-        features: ``(n, prefixes, dimension)`` float32.
+        features: ``(n, prefixes, dimension)`` float32; may not change afterwards, because what follows from them is kept.
         labels: ``(n,)``, each 0 or 1.
         grid: of as many parameters as the head has.
         positive_weight: factor on the loss of positive conversations, above 0.
@@ -124,7 +126,7 @@ class HeadGradients:
         targets = np.asarray(labels, dtype=np.float64)
         self._shares = (1.0 + (positive_weight - 1.0) * targets) / features.shape[1]
         self._positive_shares = self._shares * targets
-        self._weights = None if weights is None else np.asarray(weights, dtype=np.float64)
+        self._weights = None if weights is None else np.array(weights, dtype=np.float64)
         self._examples = None if group_sizes is None else Examples(group_sizes)
         wide = features.shape[0] * features.shape[1] * (features.shape[2] + 1) * 8
         self._hold = wide <= HELD_ROWS_BYTES
@@ -146,7 +148,12 @@ class HeadGradients:
         return self._grid
 
     def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
-        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
+        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64.
+
+        Raises:
+            ConfigError: there is not one choice for each example. The caller's fault.
+        """
+        check_selection(selected, examples=self.examples)
         model = np.asarray(parameters, dtype=np.float64)
         total = np.zeros(self._grid.dimension, dtype=np.int64)
         chosen = selected
@@ -280,6 +287,18 @@ def check_examples(
         raise ConfigError("There must be one weight in (0, 1] for each conversation.", hint=hint)
     if group_sizes is not None and int(np.sum(group_sizes)) != len(labels):
         raise ConfigError("The groups do not hold each conversation once.", hint=hint)
+
+
+def check_selection(selected: MaskArray | None, *, examples: int) -> None:
+    """Refuse a choice of examples that is not of these.
+
+    Raises:
+        ConfigError: there is not one choice for each example. The caller's fault.
+    """
+    if selected is not None and selected.shape != (examples,):
+        raise ConfigError(
+            f"The sample is not of these {examples} examples.", hint="Draw one choice for each example."
+        )
 
 
 def with_ones(features: FeatureArray, *, is_finite: MaskArray, by_columns: bool) -> FloatArray:

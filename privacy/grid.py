@@ -31,6 +31,9 @@ FLOAT_SLACK = 2.0**-16
 SMOOTHING_STEPS = 2.0**13
 """Deviation, in steps of the grid, of the second draw that hides what floating point does to the first."""
 
+MOST_DEVIATION = 2.0**53
+"""Most that the deviation of the noise may be, in steps of the grid: values of many deviations then still fit 64 bits."""
+
 SMOOTHING_SHARE = 2.0**-6
 """Most that the deviation of the second draw may be of the first's."""
 
@@ -96,8 +99,16 @@ class Grid:
         changes nothing in the accounting and averages those borders over thousands of neighbours. What is left is a
         factor within 1 +- 2^-30 on the probability of an outcome, for each value, which over the 10^4 to 10^5 values of
         a run is less than the allowance in `sensitivity` gives away.
+
+        Raises:
+            ConfigError: the noise does not fit the numbers that hold it. The planner's fault.
         """
         deviation = noise_multiplier * self.sensitivity / self.step
+        if not 0.0 <= deviation <= MOST_DEVIATION:
+            raise ConfigError(
+                f"A noise multiplier of {noise_multiplier:g} cannot be drawn in 64 bits.",
+                hint="Take one between 0 and 1,000,000.",
+            )
         smoothing = min(SMOOTHING_STEPS, SMOOTHING_SHARE * deviation)
         drawn = standard_normal_draws(source, draws=2 * steps, count=self.dimension)
         first, second = drawn[:steps], drawn[steps:]

@@ -14,7 +14,7 @@ from torch import nn
 
 from ringfence.model.errors import ConfigError
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
-from ringfence.privacy.clipped_sum import check_examples
+from ringfence.privacy.clipped_sum import check_examples, check_selection
 from ringfence.privacy.examples import Examples
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.torch_sum import MICRO_BATCH, one_each, sum_on_fine_grid, weights_in_step
@@ -80,9 +80,10 @@ class ModuleGradients:
         self._labels = torch.as_tensor(labels, dtype=self._dtype, device=self._device)
         self._loss_weights = 1.0 + (positive_weight - 1.0) * self._labels
         self._weights = (
-            None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self._device)
+            None if weights is None else torch.tensor(weights, dtype=torch.float64, device=self._device)
         )
         self._examples = Examples(one_each(len(labels)) if group_sizes is None else group_sizes)
+        self._left_half_done = False
         refuse_mixing(self, shape=tuple(self._features.shape[1:]))
 
     @property
@@ -96,7 +97,12 @@ class ModuleGradients:
         return self._grid
 
     def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
-        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
+        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64.
+
+        Raises:
+            ConfigError: there is not one choice for each example, or a step failed before. The caller's fault.
+        """
+        check_selection(selected, examples=self.examples)
         self._load(parameters)
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
         weights = weights_in_step(self._weights, self._examples, selected, self._device)
@@ -138,6 +144,12 @@ class ModuleGradients:
     def _gradients(
         self, features: torch.Tensor, labels: torch.Tensor, loss_weights: torch.Tensor
     ) -> torch.Tensor:
+        if self._left_half_done:
+            raise ConfigError(
+                "A step on these examples failed before, and Opacus holds what is left of it.",
+                hint="Make a new source from the same examples.",
+            )
+        self._left_half_done = True
         self._module.zero_grad()
         # Opacus' hooks fire on the way back through the module's inputs; a module may work on its input in place.
         logits = self._module(features.clone().requires_grad_()).reshape(len(labels), -1)
@@ -147,6 +159,7 @@ class ModuleGradients:
         pieces = [_grad_sample(parameter).reshape(len(labels), -1) for parameter in self._parameters]
         gradients = torch.cat(pieces, dim=1).double()
         self._module.zero_grad()
+        self._left_half_done = False
         return gradients
 
 

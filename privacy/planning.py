@@ -33,7 +33,7 @@ def noise_multiplier_for(
     Exact for the full batch; otherwise at most 0.1 % of epsilon is left over.
 
     Raises:
-        ConfigError: epsilon is out of range, or no noise up to 10,000 suffices. The planner's fault.
+        ConfigError: epsilon is out of range. The planner's fault.
     """
     _check_epsilon(epsilon)
     full_batch = contribution_bound * math.sqrt(steps) / gaussian_mu(epsilon, delta=delta)

@@ -8,7 +8,7 @@ import torch
 from ringfence.model.errors import ConfigError
 from ringfence.model.head import HiddenLayerHead, LinearHead
 from ringfence.privacy.arrays import FeatureArray, FloatArray, IntegerArray, MaskArray
-from ringfence.privacy.clipped_sum import check_examples
+from ringfence.privacy.clipped_sum import check_examples, check_selection
 from ringfence.privacy.examples import Examples, GroupedRows
 from ringfence.privacy.grid import Grid
 from ringfence.privacy.head_gradients import formula_of
@@ -55,7 +55,7 @@ class DeviceHeadGradients:
         self._targets = torch.as_tensor(labels, dtype=torch.float64, device=self._device)[:, None]
         self._shares = (1.0 + (positive_weight - 1.0) * self._targets) / features.shape[1]
         self._weights = (
-            None if weights is None else torch.as_tensor(weights, dtype=torch.float64, device=self._device)
+            None if weights is None else torch.tensor(weights, dtype=torch.float64, device=self._device)
         )
         self._examples = Examples(one_each(len(labels)) if group_sizes is None else group_sizes)
 
@@ -70,7 +70,12 @@ class DeviceHeadGradients:
         return self._grid
 
     def clipped_sum(self, parameters: FloatArray, *, selected: MaskArray | None) -> IntegerArray:
-        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64."""
+        """Return the sum of the selected examples' clipped gradients (all of them for None), ``(d,)`` int64.
+
+        Raises:
+            ConfigError: there is not one choice for each example. The caller's fault.
+        """
+        check_selection(selected, examples=self.examples)
         total = torch.zeros(self._grid.dimension, dtype=torch.int64, device=self._device)
         weights = weights_in_step(self._weights, self._examples, selected, self._device)
         for group in self._examples.stretches(most=MICRO_BATCH):

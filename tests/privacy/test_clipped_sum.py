@@ -234,6 +234,14 @@ class TestASample:
                 worst = max(worst, float(np.linalg.norm((sums[0] - sums[1]) * grid.step)) / grid.sensitivity)
         assert 0.0 < worst <= 1.0
 
+    @pytest.mark.parametrize("count", [299, 301, 0])
+    @pytest.mark.parametrize("make", [*CLOSED_FORMS.values(), opacus], ids=[*CLOSED_FORMS.keys(), "opacus"])
+    def test_of_other_examples_is_refused(self, make, count, examples):
+        features, labels, model = examples
+        source = make("linear-109", features, labels, grid=GRID, positive_weight=2.0)
+        with pytest.raises(ConfigError, match="not of these 300 examples"):
+            source.clipped_sum(model, selected=np.ones(count, bool))
+
     @pytest.mark.parametrize("make", [*CLOSED_FORMS.values(), opacus], ids=[*CLOSED_FORMS.keys(), "opacus"])
     def test_of_some_is_the_sum_of_those_alone(self, make, examples):
         features, labels, _ = examples
@@ -387,6 +395,32 @@ def test_a_module_that_works_in_place_does_not_reach_the_data():
     sums = [source.clipped_sum(np.zeros(DIMENSION + 1), selected=None) for _ in range(2)]
     assert (sums[0] == sums[1]).all()
     assert (features == 1.0).all()
+
+
+def test_a_step_that_failed_half_way_is_not_followed_by_another(monkeypatch):
+    """Opacus keeps what the way there left for the way back: the next step would count it in."""
+    features = np.ones((3, 2, DIMENSION), np.float32)
+    source = opacus("linear-109", features, np.array([0, 1, 0]), grid=GRID, positive_weight=1.0)
+
+    def stopped(*_arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(torch.autograd, "backward", stopped)
+    with pytest.raises(MemoryError):
+        source.clipped_sum(np.zeros(DIMENSION + 1), selected=None)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="failed before"):
+        source.clipped_sum(np.zeros(DIMENSION + 1), selected=None)
+
+
+@pytest.mark.parametrize("make", [*CLOSED_FORMS.values(), opacus], ids=[*CLOSED_FORMS.keys(), "opacus"])
+def test_weights_that_the_caller_changes_afterwards_are_the_ones_that_were_checked(make, examples):
+    features, labels, model = examples
+    weights = np.full(300, 0.5)
+    source = make("linear-109", features, labels, grid=GRID, positive_weight=2.0, weights=weights)
+    before = source.clipped_sum(model, selected=None)
+    weights[:] = 50.0
+    assert (source.clipped_sum(model, selected=None) == before).all()
 
 
 def test_more_conversations_than_64_bits_hold_are_refused():

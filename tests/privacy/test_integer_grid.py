@@ -10,6 +10,7 @@ from ringfence.model.errors import BudgetError, ConfigError, PeerError
 from ringfence.privacy.grid import (
     FINE_BITS,
     GRID_BITS,
+    MOST_DEVIATION,
     MOST_SUMMANDS,
     SMOOTHING_STEPS,
     Grid,
@@ -42,6 +43,18 @@ def test_noise_is_whole_numbers_with_the_promised_deviation():
     scaled = noise / (1.5 * grid.sensitivity / grid.step)
     p_value = 2 * min(f((scaled**2).sum(), len(noise)) for f in (stats.chi2.cdf, stats.chi2.sf))
     assert p_value > 1e-6
+
+
+@pytest.mark.parametrize("noise_multiplier", [1e10, float("inf"), float("nan"), -1.0])
+def test_noise_that_64_bits_cannot_hold_is_refused(noise_multiplier):
+    with pytest.raises(ConfigError, match="cannot be drawn in 64 bits"):
+        Grid(1.0, 3).noise(Csprng(), noise_multiplier=noise_multiplier, steps=1)
+
+
+def test_the_largest_noise_is_still_noise():
+    grid = Grid(1.0, 2_000)
+    noise = grid.noise(Csprng(), noise_multiplier=0.9 * MOST_DEVIATION * grid.step, steps=2)
+    assert np.unique(noise).size == noise.size
 
 
 def test_rounded_noise_has_the_law_of_a_rounded_gaussian():
