@@ -52,7 +52,8 @@ class PhraseBank:
         name: of the bank.
         stages: the phrases of each stage, by stage; a phrase may hold gaps such as ``{place}``.
         contexts: lines of each benign theme, by theme.
-        replies: short answers of the other person.
+        replies: short answers of the other person, that say nothing.
+        answers: what the other person answers to a line of each stage, by stage; empty where a bank has none.
         slots: the words that may fill each gap, by the gap's name.
     """
 
@@ -60,21 +61,28 @@ class PhraseBank:
     stages: Mapping[str, tuple[str, ...]]
     contexts: Mapping[str, tuple[str, ...]]
     replies: tuple[str, ...]
+    answers: Mapping[str, tuple[str, ...]]
     slots: Mapping[str, tuple[str, ...]]
 
     def without_held_out(self) -> PhraseBank:
-        """Return the bank without the last quarter of each stage's and each context's phrases."""
+        """Return the bank without the last quarter of each stage's and each context's phrases and answers."""
         return PhraseBank(
-            self.name, _first_part(self.stages), _first_part(self.contexts), self.replies, self.slots
+            self.name,
+            _first_part(self.stages),
+            _first_part(self.contexts),
+            self.replies,
+            _first_part(self.answers),
+            self.slots,
         )
 
     def shared_with(self, other: PhraseBank) -> PhraseBank:
-        """Return the bank with only those phrases of stages and contexts that the other bank holds too."""
+        """Return the bank with only those phrases and answers that the other bank holds too."""
         return PhraseBank(
             self.name,
             _common(self.stages, other.stages),
             _common(self.contexts, other.contexts),
             self.replies,
+            _common(self.answers, other.answers),
             self.slots,
         )
 
@@ -91,6 +99,7 @@ class PhraseBank:
             MappingProxyType({k: _some(v, phrase_share, rng) for k, v in self.stages.items()}),
             MappingProxyType({k: _some(v, phrase_share, rng) for k, v in self.contexts.items()}),
             _some(self.replies, phrase_share, rng),
+            MappingProxyType({k: _some(v, phrase_share, rng) for k, v in self.answers.items()}),
             MappingProxyType({k: _some(v, slot_share, rng) for k, v in self.slots.items()}),
         )
 
@@ -137,6 +146,7 @@ class _BankForm(BaseModel):
     stages: dict[str, Lines]
     contexts: dict[str, Lines]
     replies: Lines
+    answers: dict[str, Lines] = Field(default_factory=dict)
     slots: dict[str, Lines]
 
 
@@ -145,9 +155,13 @@ def _read_bank(source: Path | Traversable, what: str, *, hint: str) -> PhraseBan
         form = _BankForm.model_validate_json(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise ConfigError(f"{what} cannot be read.", hint=hint) from error
-    if set(form.stages) != set(STAGES) or set(form.contexts) != set(THEMES):
+    if (
+        set(form.stages) != set(STAGES)
+        or set(form.contexts) != set(THEMES)
+        or set(form.answers) not in (set(), set(STAGES))
+    ):
         raise ConfigError(f"{what} names other stages or themes.", hint=hint)
-    lists = (*form.stages.values(), *form.contexts.values(), form.replies)
+    lists = (*form.stages.values(), *form.contexts.values(), *form.answers.values(), form.replies)
     if not {gap for lines in lists for line in lines for gap in _SLOT.findall(line)} <= set(form.slots):
         raise ConfigError(f"{what} has a gap that no words are given for.", hint=hint)
     return PhraseBank(
@@ -155,6 +169,7 @@ def _read_bank(source: Path | Traversable, what: str, *, hint: str) -> PhraseBan
         MappingProxyType({stage: form.stages[stage] for stage in STAGES}),
         MappingProxyType({theme: form.contexts[theme] for theme in THEMES}),
         form.replies,
+        MappingProxyType({stage: form.answers[stage] for stage in STAGES if form.answers}),
         MappingProxyType(dict(form.slots)),
     )
 

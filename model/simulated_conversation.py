@@ -28,6 +28,12 @@ THEME_STAGES: Mapping[str, tuple[str, ...]] = {
 }
 """The stages whose lines occur in each benign theme, the usual ones first."""
 
+REPLY_SHARE = 0.45
+"""Share of the planted lines to which somebody else says something at once."""
+
+ANSWER_SHARE = 0.6
+"""Share of those replies that answer what a line of a stage asks or offers; the others say nothing."""
+
 MUTUAL_CONTEXT_SHARE = 0.5
 """Share of the conversations in which two people say such things to each other that have lines of a benign context."""
 
@@ -67,10 +73,11 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line before it has a time: who speaks (a place among the participants) and what."""
+    """A line before it has a time: who speaks (a place among the participants), what, and of which stage if of any."""
 
     speaker: int
     text: str
+    stage: str | None = None
 
 
 def write_positive(style: Style, filler: Conversation, rng: np.random.Generator) -> list[Line]:
@@ -81,7 +88,7 @@ def write_positive(style: Style, filler: Conversation, rng: np.random.Generator)
     planted: list[Line] = []
     for stage in sorted(chosen, key=position.__getitem__):
         for _ in range(_repeats(rng)):
-            planted.append(Line(0, _phrase(style, STAGES[stage], rng)))
+            planted.append(_line(style, 0, STAGES[stage], rng))
     if rng.random() < 0.35:
         planted = _blend(planted, _context_lines(style, rng, speakers=2, most=3), rng)
     return _blend(_window(style, filler, rng), _with_replies(style, planted, rng), rng)
@@ -100,7 +107,7 @@ def write_hard_negative(style: Style, filler: Conversation, rng: np.random.Gener
     chosen = [chosen[int(index)] for index in rng.permutation(count)]
     one_speaker = rng.random() < 0.6
     planted = [
-        Line(0 if one_speaker or rng.random() < 0.5 else 1, _phrase(style, stage, rng))
+        _line(style, 0 if one_speaker or rng.random() < 0.5 else 1, stage, rng)
         for stage in chosen
         for _ in range(_repeats(rng))
     ]
@@ -110,11 +117,12 @@ def write_hard_negative(style: Style, filler: Conversation, rng: np.random.Gener
 
 
 def write_plain(style: Style, filler: Conversation, rng: np.random.Generator) -> list[Line]:
-    """Return the lines of a benign conversation, now and then with a single line of a stage."""
+    """Return the lines of a benign conversation, now and then with a single line of a stage and a reply."""
     lines = _window(style, filler, rng)
     if rng.random() < style.stray_share:
         stage = STAGES[int(rng.random() * len(STAGES))]
-        lines = _blend(lines, [Line(int(rng.random() * 2), _phrase(style, stage, rng))], rng)
+        stray = _with_replies(style, [_line(style, int(rng.random() * 2), stage, rng)], rng)
+        lines = _blend(lines, stray, rng)
     return lines
 
 
@@ -158,7 +166,7 @@ def _write_mutual(style: Style, filler: Conversation, rng: np.random.Generator) 
     planted = []
     for stage in _stages_of_pattern(style, rng):
         speaker = int(rng.random() < 0.5)
-        planted += [Line(speaker, _phrase(style, STAGES[stage], rng)) for _ in range(_repeats(rng))]
+        planted += [_line(style, speaker, STAGES[stage], rng) for _ in range(_repeats(rng))]
     if rng.random() < MUTUAL_CONTEXT_SHARE:
         planted = _blend(_context_lines(style, rng, speakers=2, most=3), planted, rng)
     return _blend(_window(style, filler, rng), _with_replies(style, planted, rng), rng)
@@ -184,8 +192,8 @@ def _window(style: Style, filler: Conversation, rng: np.random.Generator) -> lis
     return lines
 
 
-def _phrase(style: Style, stage: str, rng: np.random.Generator) -> str:
-    return style.bank.fill(pick(style.bank.stages[stage], rng), rng)
+def _line(style: Style, speaker: int, stage: str, rng: np.random.Generator) -> Line:
+    return Line(speaker, style.bank.fill(pick(style.bank.stages[stage], rng), rng), stage)
 
 
 def _context_lines(
@@ -199,11 +207,15 @@ def _context_lines(
 
 
 def _with_replies(style: Style, lines: Sequence[Line], rng: np.random.Generator) -> list[Line]:
+    """Return the lines, some with a reply. People answer alike whoever asks and why: an answer is no sign of anything."""
     result: list[Line] = []
     for line in lines:
         result.append(line)
-        if rng.random() < 0.45:
-            result.append(Line(1 - line.speaker, pick(style.bank.replies, rng)))
+        if rng.random() < REPLY_SHARE:
+            said = style.bank.replies
+            if line.stage is not None and rng.random() < ANSWER_SHARE:
+                said = style.bank.answers.get(line.stage, said)
+            result.append(Line(1 - line.speaker, style.bank.fill(pick(said, rng), rng)))
     return result
 
 

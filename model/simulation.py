@@ -28,7 +28,7 @@ from ringfence.model.typing_habits import TypingHabits, draw_habits
 HARD_SHARE = 0.4
 """Share of the negatives that draw on the same phrases as the positives."""
 
-MUTUAL_SHARE = 0.12
+MUTUAL_SHARE = 0.16
 """Share of those in which two people say to each other what one says in a positive: words alone are no longer the pattern."""
 
 FLIPPED_SHARE = 0.02

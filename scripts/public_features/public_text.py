@@ -88,7 +88,7 @@ def short_spans(texts: Sequence[str], *, count: int, seed: int) -> list[str]:
 
 
 def bank_lines(seed: int) -> list[TaggedText]:
-    """Return the bank's phrases with their gaps filled, its contexts and its replies."""
+    """Return the bank's phrases with their gaps filled, its contexts, its replies and its answers, which are of no stage."""
     rng = np.random.default_rng(seed)
     bank = load_phrase_bank("bank")
     found: dict[TaggedText, None] = {}
@@ -96,7 +96,7 @@ def bank_lines(seed: int) -> list[TaggedText]:
         for phrase in bank.stages[stage]:
             for _ in range(FILLINGS if "{" in phrase else 1):
                 found[TaggedText(bank.fill(phrase, rng), place)] = None
-    for lines in (*bank.contexts.values(), bank.replies):
+    for lines in (*bank.contexts.values(), bank.replies, *bank.answers.values()):
         for phrase in lines:
             for _ in range(FILLINGS if "{" in phrase else 1):
                 found[TaggedText(bank.fill(phrase, rng), OTHER)] = None

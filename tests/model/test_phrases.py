@@ -38,7 +38,13 @@ def bank_named(name: str) -> PhraseBank:
 
 
 def lines_of(bank: PhraseBank) -> list[str]:
-    lists = (*bank.stages.values(), *bank.contexts.values(), bank.replies, *bank.slots.values())
+    lists = (
+        *bank.stages.values(),
+        *bank.contexts.values(),
+        bank.replies,
+        *bank.answers.values(),
+        *bank.slots.values(),
+    )
     return [line for lines in lists for line in lines]
 
 
@@ -60,10 +66,11 @@ def test_phrases_are_single_short_lines_and_no_script(name: str) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations(BANKS, 2)))
-def test_no_two_banks_share_a_phrase_of_a_stage_or_a_context(one: str, other: str) -> None:
+def test_no_two_banks_share_a_phrase_of_a_stage_or_a_context_or_an_answer(one: str, other: str) -> None:
     def bare(name: str) -> set[str]:
         bank = bank_named(name)
-        lines = [line for lists in (bank.stages, bank.contexts) for part in lists.values() for line in part]
+        kinds = (bank.stages, bank.contexts, bank.answers)
+        lines = [line for lists in kinds for part in lists.values() for line in part]
         return {re.sub(r"[^a-z{} ]", "", line.lower()).strip() for line in lines}
 
     assert bare(one) & bare(other) == set()
@@ -74,7 +81,8 @@ def test_each_stage_and_theme_has_phrases_without_repetition_and_every_gap_has_w
     bank = bank_named(name)
     assert tuple(bank.stages) == STAGES
     assert tuple(bank.contexts) == THEMES
-    for lines in (*bank.stages.values(), *bank.contexts.values()):
+    assert tuple(bank.answers) == STAGES
+    for lines in (*bank.stages.values(), *bank.contexts.values(), *bank.answers.values()):
         assert len(lines) == len(set(lines)) >= 8
     gaps = {gap for line in lines_of(bank) for gap in re.findall(r"\{([a-z]+)\}", line)}
     assert gaps <= set(bank.slots)
