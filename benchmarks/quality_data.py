@@ -19,6 +19,7 @@ from ringfence.model.feature_set import FeatureSet
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.member_evaluation import threshold_for
 from ringfence.model.metrics import area_under_roc, average_precision
+from ringfence.model.stretches import highest_so_far
 from ringfence.privacy.bounding import BoundedContributions, ContributionManifest
 from ringfence.privacy.grouping import BOUNDS
 from ringfence.privacy.training import nearest_size_class
@@ -78,7 +79,7 @@ class Company:
     def timelines(self, model: Floats, *, architecture: str) -> list[Floats]:
         """Return the score after each message of each held-out conversation."""
         scores = ARCHITECTURES[architecture].logits(model, self.beginnings)
-        return np.split(scores, np.cumsum(self.lengths)[:-1])
+        return [highest_so_far(part) for part in np.split(scores, np.cumsum(self.lengths)[:-1])]
 
 
 def prepare(

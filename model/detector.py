@@ -25,6 +25,7 @@ from ringfence.model.conversation import Conversation, Message
 from ringfence.model.errors import ReleaseError
 from ringfence.model.head import ARCHITECTURES
 from ringfence.model.plan import Name, Sha256, describe
+from ringfence.model.stretches import STRETCH, highest_so_far
 
 PARAMETERS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -52,7 +53,7 @@ class RowState(Protocol):
         """Take in one message and return the probability of each stage and of "other", (10,) float32."""
 
     def features(self) -> npt.NDArray[np.float32]:
-        """Return the row so far, (dimension,) float32."""
+        """Return the row of the present stretch, (dimension,) float32."""
 
     def to_bytes(self) -> bytes:
         """Return the state to keep."""
@@ -87,7 +88,7 @@ class FeatureSource(Protocol):
         """Return one row a conversation and prefix, (n, prefixes, dimension) float32."""
 
     def rows_of_beginnings(self, conversation: Conversation) -> npt.NDArray[np.float32]:
-        """Return the row after each message of the conversation, (n, dimension) float32."""
+        """Return the row of the present stretch after each message of the conversation, (n, dimension) float32."""
 
     def tagged_beginnings(
         self, conversation: Conversation
@@ -175,13 +176,24 @@ class Detector:
         result: Float64Array = ARCHITECTURES[self.architecture].logits(self.parameters, features)
         return result
 
+    def running_logits(self, conversation: Conversation) -> Float64Array:
+        """Return the score of a conversation after each of its messages, (n,) float64; empty if it has none."""
+        return highest_so_far(self.logits(self.feature_set.rows_of_beginnings(conversation)))
+
     def score(self, conversation: Conversation) -> Score:
-        """Return the score of one conversation, of any length."""
+        """Return the score of one conversation, of any length; a long one's is that of its highest stretch."""
         return self.score_together([conversation])[0]
 
     def score_together(self, conversations: Sequence[Conversation]) -> list[Score]:
         """Return the scores of several conversations, encoded together, which is faster."""
-        logits = self.logits(self.feature_set.rows_of(conversations)[:, 0])
+        long = [index for index, item in enumerate(conversations) if len(item.messages) > STRETCH]
+        short = [item for item in conversations if len(item.messages) <= STRETCH]
+        logits = np.empty(len(conversations))
+        whole = np.ones(len(conversations), bool)
+        whole[long] = False
+        logits[whole] = self.logits(self.feature_set.rows_of(short)[:, 0])
+        for index in long:
+            logits[index] = self.running_logits(conversations[index])[-1]
         probabilities = self.calibration.probabilities(logits)
         return [
             Score(id=conversation.id, logit=float(logit), probability=float(probability))

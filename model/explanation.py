@@ -12,6 +12,7 @@ import numpy as np
 from ringfence.model.conversation import Conversation
 from ringfence.model.detector import Detector
 from ringfence.model.feature_set import STAGE_NAMES
+from ringfence.model.stretches import deciding_stretch
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class MessageShare:
         index: position of the message, from 0.
         stage: the likeliest of the nine stages, or "other".
         stage_probability: of that stage, in [0, 1].
-        share: score of the conversation less its score without this message; positive if the message raises it.
+        share: score of the conversation less its score without this message; positive if the message raises it. In a
+            conversation of several stretches (`ringfence.model.stretches`), of the stretch that gave it its score: 0 outside.
     """
 
     index: int
@@ -39,16 +41,19 @@ def explain(detector: Detector, conversation: Conversation) -> tuple[MessageShar
     """
     if not conversation.messages:
         return ()
-    tags = detector.feature_set.tags(conversation.messages)
-    whole = detector.score(conversation).logit
-    without = detector.logits(detector.feature_set.rows_without_each(conversation))
+    rows, tags = detector.feature_set.tagged_beginnings(conversation)
+    scores = detector.logits(rows)
+    here = deciding_stretch(scores)
+    part = Conversation(conversation.id, conversation.messages[here])
+    shares = np.zeros(len(scores))
+    shares[here] = scores[here.stop - 1] - detector.logits(detector.feature_set.rows_without_each(part))
     likeliest = np.argmax(tags, axis=1)
     return tuple(
         MessageShare(
             index=index,
             stage=STAGE_NAMES[int(stage)],
             stage_probability=float(tags[index, stage]),
-            share=whole - float(without[index]),
+            share=float(shares[index]),
         )
         for index, stage in enumerate(likeliest)
     )

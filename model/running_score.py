@@ -11,6 +11,7 @@ The score after a message equals that of the conversation up to it, scored whole
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from ringfence.model.conversation import Conversation, Message
 from ringfence.model.detector import Detector, Float64Array
 from ringfence.model.errors import DataError
 from ringfence.model.feature_set import STAGE_NAMES
+from ringfence.model.stretches import STRETCH, ends_a_stretch, highest_so_far
+
+_HIGHEST = struct.Struct("<d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +57,36 @@ class LiveConversation:
         DataError: the bytes are no state of this version. Whoever kept them.
     """
 
-    __slots__ = ("_detector", "_state", "identifier")
+    __slots__ = ("_detector", "_highest", "_state", "identifier")
 
     def __init__(self, detector: Detector, identifier: str, *, saved: bytes | None = None) -> None:
         self.identifier = identifier
         self._detector = detector
-        self._state = detector.feature_set.new_state(saved)
+        self._highest = -math.inf
+        """Highest score of the stretches that have ended."""
+        if saved is None:
+            self._state = detector.feature_set.new_state()
+            return
+        if len(saved) < _HIGHEST.size:
+            raise DataError(
+                "These bytes are not the state of a conversation of this version.",
+                hint="Begin the conversation's state anew from its messages.",
+            )
+        (self._highest,) = _HIGHEST.unpack_from(saved)
+        self._state = detector.feature_set.new_state(saved[_HIGHEST.size :])
+        if math.isnan(self._highest) or (self._highest > -math.inf) != (self._state.messages >= STRETCH):
+            raise DataError(
+                "These bytes are not the state of a conversation of this version.",
+                hint="Begin the conversation's state anew from its messages.",
+            )
 
     def add(self, message: Message) -> RunningScore:
         """Take in a message and return the score after it."""
         tags = self._state.add(message)
         logit = self._detector.logits(self._state.features()[None])
+        np.maximum(logit, self._highest, out=logit)
+        if ends_a_stretch(self._state.messages):
+            self._highest = float(logit[0])
         stage = int(tags.argmax())
         return RunningScore(
             message=self._state.messages,
@@ -74,15 +97,16 @@ class LiveConversation:
         )
 
     def to_bytes(self) -> bytes:
-        """Return the state to keep, about 400 bytes for two authors: personal data, readable by its owner alone.
+        """Return the state to keep, about 400 bytes for two authors, later 800: personal data, readable by its owner alone.
 
+        What ended stretches scored is kept as this detector scored it, so go on with the same one.
         Numbers are kept to float32, so the scores that follow agree with those of the whole conversation to about 1e-5.
 
         Raises:
             DataError: a name is longer than the form has room for, or there are more people. Whoever names them.
         """
         try:
-            return self._state.to_bytes()
+            return _HIGHEST.pack(self._highest) + self._state.to_bytes()
         except struct.error as error:
             raise DataError(
                 "A conversation of more than 65,535 people, or with a name of more than 65,535 bytes, cannot be kept.",
@@ -95,7 +119,7 @@ def timeline(detector: Detector, conversation: Conversation) -> tuple[RunningSco
     if not conversation.messages:
         return ()
     rows, tags = detector.feature_set.tagged_beginnings(conversation)
-    logits = detector.logits(rows)
+    logits = highest_so_far(detector.logits(rows))
     probabilities = detector.calibration.probabilities(logits)
     return tuple(
         RunningScore(
@@ -120,4 +144,4 @@ def running_logits(detectors: tuple[Detector, ...], conversation: Conversation) 
         if conversation.messages
         else features.rows_of([conversation])[:, 0]
     )
-    return tuple(detector.logits(rows) for detector in detectors)
+    return tuple(highest_so_far(detector.logits(rows)) for detector in detectors)

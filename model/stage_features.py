@@ -18,8 +18,8 @@ from ringfence.model.phrases import STAGES
 STAGE_COUNT = len(STAGES)
 PROJECTION_DIMENSION = 64
 DIMENSION = 4 * STAGE_COUNT + 6 + 1 + 1 + PROJECTION_DIMENSION
-FEATURE_VERSION = 3
-"""Raised whenever the arithmetic of this module, of `readable_text` or of the row bound changes, because the same files then mean other features."""
+FEATURE_VERSION = 4
+"""Raised whenever the arithmetic of this module, of `readable_text`, of `stretches` or of the row bound changes, because the same files then mean other features."""
 
 Floats = npt.NDArray[np.float32]
 

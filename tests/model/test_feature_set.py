@@ -25,6 +25,7 @@ from ringfence.model.feature_set import (
     load_feature_set,
 )
 from ringfence.model.readable_text import MAXIMUM_CHARACTERS
+from ringfence.model.stretches import present_stretch
 
 PREFIXES = (0.35, 0.6, 0.8, 1.0)
 INSTALLED = Path(str(resources.files("ringfence.model").joinpath("public", "static-128")))
@@ -74,13 +75,16 @@ def test_every_conversation_gives_finite_rows_within_the_bound(
 
 
 @pytest.mark.parametrize("odd", [*ODD.values(), ORDINARY], ids=[*ODD.keys(), "ordinary"])
-def test_message_by_message_gives_the_row_of_the_whole(features: FeatureSet, odd: Conversation) -> None:
+def test_message_by_message_gives_the_row_of_the_whole_or_of_its_last_stretch(
+    features: FeatureSet, odd: Conversation
+) -> None:
     if len(odd.messages) > 1000:
         odd = Conversation("c", odd.messages[:300])
     state = ConversationState(features)
     for message in odd.messages:
         state.add(message)
-    np.testing.assert_allclose(state.features(), features.rows(odd)[0], atol=1e-4)
+    present = Conversation("c", odd.messages[present_stretch(len(odd.messages)) :])
+    np.testing.assert_allclose(state.features(), features.rows(present)[0], atol=1e-4)
 
 
 def test_many_conversations_at_once_give_the_rows_of_each(features: FeatureSet) -> None:
