@@ -89,7 +89,7 @@ def calibrate(
     if is_kept:
         keep_calibration(located, detector, fitted)
     emit(
-        f"Fitted on {len(labels):,} conversations. Brier score {before:.4f} as it was ({in_use.fitted_on}), "
+        f"Fitted on {len(labels):,} conversations. Brier score {before:.4f} as it was ({in_use.origin}), "
         f"{'-' if after is None else f'{after:.4f}'} with the new fit on conversations left out of it; lower is better.\n"
         + (_use(fitted, located.calibration_file, is_better=is_better) if is_kept else _refusal(after)),
         data={

@@ -85,7 +85,7 @@ def evaluate(
         rng=np.random.default_rng(0),
     )
     target = _new_folder(out, located, release=folder.resolve().name)
-    table = evaluation_table(found, release=folder.resolve().name, calibration=detector.calibration.fitted_on)
+    table = evaluation_table(found, release=folder.resolve().name, calibration=detector.calibration.origin)
     _write(target / FIGURES_FILE, json.dumps(figures(found), indent=2) + "\n")
     _write(target / TABLE_FILE, table)
     pictures: Sequence[Path] = ()
