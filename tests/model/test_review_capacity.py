@@ -164,6 +164,13 @@ def test_a_history_comes_back_from_its_file() -> None:
     assert ReviewQueue.model_validate_json(queue.model_dump_json()) == queue
 
 
+def test_a_history_of_before_counts_idle_days_as_it_did() -> None:
+    queue = recorded(EMPTY, days_of(np.random.default_rng(0), start=0, days=3, per_day=30))
+    before = chosen(queue, per_day=5).model_dump(mode="json")
+    del before["idle_days_count"]
+    assert QueueThreshold.model_validate(before) == chosen(queue, per_day=5)
+
+
 def test_without_scores_there_is_no_threshold() -> None:
     with pytest.raises(ConfigError, match="No scores"):
         choose_threshold(EMPTY, per_day=5)
