@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ringfence.model.calibration import Calibration
+
 _FOLDS = 5
 
 
@@ -27,19 +29,32 @@ def calibrate(
     reset: Annotated[
         bool, typer.Option("--reset", help="Go back to the calibration that the release came with.")
     ] = False,
+    even_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--even-if-worse",
+            help="Replace the calibration in use although the new one does worse on held-out data.",
+        ),
+    ] = False,
     home: Annotated[
         Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit the probability of a score to one's own labels (Platt); `ringfence score` uses it for this release from then on."""
+    """Fit the probability of a score to one's own labels (Platt); `ringfence score` uses it for this release from then on.
+
+    It replaces the calibration in use only if it does better on conversations that were left out of its fit. At least ten
+    positives and ten negatives are needed.
+    """
     import numpy as np
 
-    from ringfence.client.local_calibration import keep_calibration
+    from ringfence.client.local_calibration import calibrated, keep_calibration
     from ringfence.client.own_labelled import own_labelled
     from ringfence.client.personal_head import personalised
     from ringfence.model.calibration import fit_calibration
     from ringfence.model.detector import Detector
+    from ringfence.model.errors import DataError
+    from ringfence.model.metrics import FEWEST_OF_A_LABEL, has_enough
 
     located = MemberHome.locate(home)
     if reset:
@@ -58,30 +73,59 @@ def calibrate(
             scores.append(detector.score(item).logit)
             decided.append(1 if item.label == 1 else 0)
     logits, labels = np.array(scores), np.array(decided, dtype=np.int64)
+    if not has_enough(labels):
+        raise DataError(
+            "Too few labelled conversations to fit a probability on; the calibration in use stays.",
+            hint=f"Label more: at least {FEWEST_OF_A_LABEL} positives and {FEWEST_OF_A_LABEL} negatives.",
+        )
     fitted = fit_calibration(
         logits, labels=labels, fitted_on=f"this company's own labels, {len(labels):,} conversations"
     )
-    before = _squared_error(detector.calibration.probabilities(logits), labels)
+    in_use = calibrated(detector, located).calibration
+    before = _squared_error(in_use.probabilities(logits), labels)
     after = _held_out_error(logits, labels)
-    keep_calibration(located, detector, fitted)
+    is_better = after is not None and after < before
+    is_kept = is_better or even_if_worse
+    if is_kept:
+        keep_calibration(located, detector, fitted)
     emit(
-        f"Fitted on {len(labels):,} conversations; it stays in {located.calibration_file}.\n"
-        f"Brier score before {before:.4f}, after {'-' if after is None else f'{after:.4f}'} "
-        "(on conversations left out of the fit).\n"
-        f"Nine in ten positives are found from probability {_shown(fitted.high_recall)}, nine in ten flagged are positive "
-        f"from {_shown(fitted.high_precision)}.\nNext: ringfence score --capacity 50/day FILE",
+        f"Fitted on {len(labels):,} conversations. Brier score {before:.4f} as it was ({in_use.origin}), "
+        f"{'-' if after is None else f'{after:.4f}'} with the new fit on conversations left out of it; lower is better.\n"
+        + (_use(fitted, located.calibration_file, is_better=is_better) if is_kept else _refusal(after)),
         data={
             "calibration": fitted.model_dump(mode="json"),
             "brier_before": before,
             "brier_held_out": after,
-            "file": str(located.calibration_file),
+            "in_use": is_kept,
+            "file": str(located.calibration_file) if is_kept else None,
         },
         as_json=as_json,
     )
 
 
+def _use(fitted: Calibration, file: Path, *, is_better: bool) -> str:
+    worse = "" if is_better else " although it does no better, as --even-if-worse asks"
+    return (
+        f"The new calibration is in use{worse}; it stays in {file}.\n"
+        f"Nine in ten of these positives are found from probability {_shown(fitted.high_recall)}, nine in ten flagged are "
+        f"positive from {_shown(fitted.high_precision)}.\nNext: ringfence score --capacity 50/day FILE"
+    )
+
+
+def _refusal(after: float | None) -> str:
+    reason = (
+        "The new one does no better"
+        if after is not None
+        else "The new one could not be tried: on a part of the conversations higher scores do not mean more positives"
+    )
+    return (
+        f"Nothing was replaced. {reason}, so the calibration in use stays; --even-if-worse replaces it all the same.\n"
+        "Next: ringfence model evaluate"
+    )
+
+
 def _held_out_error(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
-    """Return the Brier score of fits on four fifths on the fifth that was left out; None if there are too few labels."""
+    """Return the Brier score of fits on four fifths on the fifth that was left out; None if a part cannot be fitted."""
     import numpy as np
 
     from ringfence.model.calibration import fit_calibration

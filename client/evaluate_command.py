@@ -17,7 +17,7 @@ from ringfence.model.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ringfence.model.conversation import Conversation
-    from ringfence.model.member_evaluation import MemberEvaluation, Ranking
+    from ringfence.model.member_evaluation import Estimate, MemberEvaluation, Ranking
 
 FIGURES_FILE = "evaluation.json"
 TABLE_FILE = "evaluation.md"
@@ -61,6 +61,7 @@ def evaluate(
     from ringfence.client.snapshot import Selection
     from ringfence.model.detector import Detector
     from ringfence.model.member_evaluation import evaluate_scores, figures, score_conversations
+    from ringfence.model.metrics import FEWEST_OF_A_LABEL, has_enough
     from ringfence.model.review_capacity import parse_share_or_rate, share_of_rate
 
     asked = parse_share_or_rate(capacity)
@@ -84,7 +85,7 @@ def evaluate(
         rng=np.random.default_rng(0),
     )
     target = _new_folder(out, located, release=folder.resolve().name)
-    table = evaluation_table(found, release=folder.resolve().name, calibration=detector.calibration.fitted_on)
+    table = evaluation_table(found, release=folder.resolve().name, calibration=detector.calibration.origin)
     _write(target / FIGURES_FILE, json.dumps(figures(found), indent=2) + "\n")
     _write(target / TABLE_FILE, table)
     pictures: Sequence[Path] = ()
@@ -92,8 +93,10 @@ def evaluate(
         from ringfence.client.evaluation_plots import draw_evaluation
 
         pictures = draw_evaluation(target, found, scored, probabilities=detector.calibration.probabilities)
+    enough = has_enough(scored.labels)
     emit(
-        f"{table}\nWritten to {target}\nNext: ringfence model calibrate, or: ringfence score --capacity 50/day FILE",
+        f"{table}\nWritten to {target}\n"
+        f"Next: {'ringfence model calibrate, or: ' if enough else ''}ringfence score --capacity 50/day FILE",
         data={
             "release": folder.resolve().name,
             "folder": str(target),
@@ -103,6 +106,11 @@ def evaluate(
         },
         as_json=as_json,
     )
+    if not enough:
+        note(
+            f"warning: fewer than {FEWEST_OF_A_LABEL} positives or {FEWEST_OF_A_LABEL} negatives: these figures may be chance, "
+            "and have no intervals. Label more conversations."
+        )
     if undecided:
         note(f"{undecided:,} conversations have no label and were left out.")
     if not isinstance(asked, float):
@@ -165,12 +173,16 @@ def evaluation_table(found: MemberEvaluation, *, release: str, calibration: str)
 
 
 def _row(name: str, ranking: Ranking) -> str:
-    auroc, precision = ranking.auroc, ranking.average_precision
     return (
-        f"| {name} | {auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f}) "
-        f"| {precision.value:.3f} ({precision.low:.3f} to {precision.high:.3f}) "
+        f"| {name} | {_estimate(ranking.auroc)} | {_estimate(ranking.average_precision)} "
         f"| {ranking.precision_at_capacity:.3f} | {ranking.recall_at_capacity:.3f} |"
     )
+
+
+def _estimate(found: Estimate) -> str:
+    if found.low is None or found.high is None:
+        return f"{found.value:.3f} (-)"
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def _number(value: float | None, *, digits: int = 3) -> str:

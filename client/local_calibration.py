@@ -49,7 +49,7 @@ def load_calibration(home: MemberHome) -> LocalCalibration | None:
     return read_own(
         home.calibration_file,
         LocalCalibration,
-        again="Remove it, or fit a new one: ringfence model calibrate",
+        again="Go back to the release's own with ringfence model calibrate --reset, then fit a new one.",
     )
 
 

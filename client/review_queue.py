@@ -21,11 +21,14 @@ from ringfence.model.plan import describe
 from ringfence.model.review_capacity import (
     Drift,
     QueueThreshold,
+    RecentRate,
     ReviewQueue,
     ScoredOnce,
+    choose_recent_threshold,
     choose_threshold,
     drift_of,
     is_flagged,
+    recent_rate,
     recorded,
 )
 
@@ -35,22 +38,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Flagged:
+    """A conversation for review.
+
+    Attributes:
+        score: of it.
+        day: of its last message (UTC), today at the latest; None without times.
+    """
+
+    score: Score
+    day: date | None
+
+
+@dataclass(frozen=True, slots=True)
 class Review:
     """What is for review.
 
     Attributes:
-        flagged: scores at or above the threshold, highest first; all of them without a threshold.
+        flagged: conversations at or above the threshold, highest first; all of them without a threshold.
         scored: conversations in all.
         threshold: that was used; None while there is time for every conversation, so that none can be chosen.
         is_new: whether it was chosen just now.
         drift: of the newest days; None within bounds.
+        recent: what the threshold flagged on the newest days, those that it was chosen on included; None without one.
     """
 
-    flagged: tuple[Score, ...]
+    flagged: tuple[Flagged, ...]
     scored: int
     threshold: QueueThreshold | None
     is_new: bool
     drift: Drift | None
+    recent: RecentRate | None
 
 
 def review(
@@ -71,7 +89,7 @@ def review(
         per_day: conversations that reviewers have time for.
         today: day of conversations without times, when they are first scored; the others count on the day of their last
             message (UTC), today at the latest.
-        choose_anew: choose a threshold even if one holds.
+        choose_anew: choose a threshold even if one holds, on the newest days.
 
     Raises:
         ConfigError: the history is damaged or cannot be written, or nothing was ever scored. The member's to mend.
@@ -93,17 +111,23 @@ def review(
         threshold = queue.threshold
         is_new = choose_anew or threshold is None or threshold.per_day != per_day
         if is_new:
-            threshold = choose_threshold(queue, per_day=per_day)
+            choose = choose_recent_threshold if choose_anew else choose_threshold
+            threshold = choose(queue, per_day=per_day)
             queue = queue.model_copy(update={"threshold": threshold})
         if queue != before:
             write_atomically(home.review_queue_file, queue.model_dump_json().encode() + b"\n")
-    flagged = [score for _, _, score in lines if threshold is None or is_flagged(score.logit, threshold)]
+    flagged = [
+        Flagged(score, day)
+        for _, day, score in lines
+        if threshold is None or is_flagged(score.logit, threshold)
+    ]
     return Review(
-        flagged=tuple(sorted(flagged, key=lambda score: -score.logit)),
+        flagged=tuple(sorted(flagged, key=lambda item: -item.score.logit)),
         scored=len(lines),
         threshold=threshold,
         is_new=is_new,
         drift=None if threshold is None else drift_of(queue, threshold),
+        recent=None if threshold is None else recent_rate(queue, threshold),
     )
 
 

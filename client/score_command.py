@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,26 +12,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ringfence.client.member_home import MemberHome
+from ringfence.client.score_lines import (
+    EXPLAINED,
+    explanation_of,
+    header,
+    queued_json,
+    queued_text,
+    score_json,
+    score_text,
+)
 from ringfence.model.console import JsonOption, note
 
 if TYPE_CHECKING:
     from ringfence.model.conversation import Conversation
     from ringfence.model.detector import Detector, Score
     from ringfence.model.errors import DataError
-    from ringfence.model.explanation import MessageShare
-    from ringfence.model.running_score import RunningScore
+    from ringfence.model.review_capacity import QueueThreshold
 
 _BATCH = 64
-_EXPLAINED_MESSAGES = 5
-_SPARKLINE_WIDTH = 60
-_BARS = "▁▂▃▄▅▆▇█"
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    score: Score
-    messages: tuple[MessageShare, ...] | None
-    timeline: tuple[RunningScore, ...] = ()
 
 
 def score(
@@ -47,7 +43,14 @@ def score(
         int | None, typer.Option("--top", min=1, help="Print only the N highest scores, highest first.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Name the stage of each message and its share in the score.")
+        bool,
+        typer.Option(
+            "--explain",
+            help="Name author, stage and share in the score of the messages that matter; of each one with --json.",
+        ),
+    ] = False,
+    all_messages: Annotated[
+        bool, typer.Option("--all-messages", help="With --explain: print each message, whatever it does.")
     ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count and pass over lines that cannot be read.")
@@ -72,7 +75,11 @@ def score(
         ),
     ] = None,
     new_threshold: Annotated[
-        bool, typer.Option("--new-threshold", help="With --capacity: choose the threshold anew.")
+        bool,
+        typer.Option(
+            "--new-threshold",
+            help="With --capacity: choose the threshold anew, on the newest 7 days with conversations.",
+        ),
     ] = False,
     home: Annotated[
         Path | None, typer.Option("--home", help="The member's folder.", envvar="RINGFENCE_HOME")
@@ -93,6 +100,8 @@ def score(
     from ringfence.model.language import LanguageWatch
     from ringfence.model.review_capacity import parse_capacity
 
+    if all_messages and not explain:
+        raise ConfigError("Only an explanation names messages.", hint="Add --explain to --all-messages.")
     located = MemberHome.locate(home)
     folder = model if model is not None else _release_in_use(located)
     released = Detector.load(folder)
@@ -106,66 +115,78 @@ def score(
                 hint="Leave out --top, --explain and --capacity, or score whole conversations.",
             )
         count = score_stream(detector, source, skip_bad=skip_bad, most=most_conversations, as_json=as_json)
-        _verdict(count, folder)
+        _verdict(count, folder, detector)
         note("Next: ringfence score --top 10 --explain FILE, to see which messages raise a score.")
         return
     if capacity is not None and (top is not None or explain):
         raise ConfigError(
             "A review queue is neither a number of highest scores nor an explanation.",
-            hint="Leave out --top and --explain; explain single conversations afterwards.",
+            hint="Leave out --top and --explain; the queue's last line says how to explain what it holds.",
+        )
+    if new_threshold and capacity is None:
+        raise ConfigError(
+            "There is no threshold without a capacity.", hint="Add --capacity, as --capacity 50/day."
         )
     skipped = SkippedLines() if skip_bad else None
     # Encoding many at once is faster; a stream that a person or a service feeds must not wait for the next line.
     together = 1 if source == STANDARD_INPUT else _BATCH
     watched = LanguageWatch(read_conversations(source, skipped=skipped))
-    chosen: Iterable[_Line]
+    lines: Iterator[str]
     if capacity is not None:
         per_day = parse_capacity(capacity)
-        chosen = _queue(detector, iter(watched), home=located, per_day=per_day, choose_anew=new_threshold)
+        lines = _queue(
+            detector,
+            iter(watched),
+            home=located,
+            per_day=per_day,
+            choose_anew=new_threshold,
+            as_json=as_json,
+        )
     else:
-        lines = _lines(detector, iter(watched), together=together, explain=explain)
-        chosen = lines if top is None else _highest(lines, top)
+        scored = _scored(detector, iter(watched), together=together)
+        # Memory grows with N, never with the file; only what is printed is explained.
+        chosen = scored if top is None else heapq.nlargest(top, scored, key=lambda pair: pair[1].logit)
+        explained = (
+            (found, explanation_of(detector, conversation) if explain else None)
+            for conversation, found in chosen
+        )
+        lines = (
+            score_json(*pair) if as_json else score_text(*pair, all_messages=all_messages)
+            for pair in explained
+        )
     printed = 0
     if not as_json:
-        typer.echo(f"{'probability':>11}  {'score':>8}  conversation")
-    for line in chosen:
-        typer.echo(_json(line) if as_json else _text(line))
+        typer.echo(header(with_day=capacity is not None))
+    for line in lines:
+        typer.echo(line)
         printed += 1
-    _verdict(printed, folder)
+    _verdict(printed, folder, detector)
     if watched.warning() is not None:
         note(f"warning: {watched.warning()}")
     if skipped is not None and skipped.first is not None:
         note(f"{skipped.count} lines were passed over; the first: {skipped.first.message}")
-    if not explain:
-        note("Next: ringfence score --top 10 --explain FILE, to see which messages raise a score.")
+    if explain:
+        note(EXPLAINED)
+    else:
+        # What a queue flags are the highest scores of its file.
+        count = max(1, printed) if capacity is not None else 10
+        note(
+            f"Next: ringfence score --top {count} --explain FILE, to see which messages raise or lower a score."
+        )
 
 
-def _verdict(count: int, folder: Path) -> None:
+def _verdict(count: int, folder: Path, detector: Detector) -> None:
     note(
-        f"{count} scores by {folder.resolve().name}. A score is a reason for a person to look, never a verdict."
+        f"{count} {'score' if count == 1 else 'scores'} by {folder.resolve().name}. A score is a reason for a person to look, "
+        "never a verdict."
     )
+    note(f"Calibration of the probability: {detector.calibration.origin}.")
 
 
 def _release_in_use(home: MemberHome) -> Path:
     from ringfence.client.releases import ReleaseStore
 
     return ReleaseStore(home).current()
-
-
-def _lines(
-    detector: Detector, conversations: Iterator[Conversation], *, together: int, explain: bool
-) -> Iterator[_Line]:
-    from ringfence.model.explanation import explain as explanation_of
-    from ringfence.model.running_score import timeline
-
-    for held, failure in _batches(conversations, together):
-        for conversation, found in zip(held, detector.score_together(held), strict=True):
-            if explain:
-                yield _Line(found, explanation_of(detector, conversation), timeline(detector, conversation))
-            else:
-                yield _Line(found, None)
-        if failure is not None:
-            raise failure
 
 
 def _queue(
@@ -175,18 +196,19 @@ def _queue(
     home: MemberHome,
     per_day: float,
     choose_anew: bool,
-) -> Iterator[_Line]:
+    as_json: bool,
+) -> Iterator[str]:
     from ringfence.client.review_queue import review
 
     found = review(
         detector,
-        _with_scores(detector, conversations),
+        _scored(detector, conversations, together=_BATCH),
         home=home,
         per_day=per_day,
         today=datetime.now(tz=UTC).date(),
         choose_anew=choose_anew,
     )
-    yield from (_Line(score, None) for score in found.flagged)
+    yield from ((queued_json if as_json else queued_text)(item.score, item.day) for item in found.flagged)
     threshold = found.threshold
     if threshold is None:
         note(
@@ -196,21 +218,39 @@ def _queue(
         return
     note(
         f"{len(found.flagged)} of {found.scored} conversations score {threshold.score:+.2f} or more, the threshold for "
-        f"{threshold.per_day:g} a day; {'just chosen' if found.is_new else 'chosen'} on {threshold.days} days up to "
+        f"{threshold.per_day:g} a day; {'just chosen' if found.is_new else 'chosen'} on "
+        f"{_days(threshold, of=threshold.days)} up to "
         f"{threshold.last_day}."
     )
+    if found.recent is not None:
+        note(
+            f"On the newest {_days(threshold, of=found.recent.days, kind='complete ')} {found.recent.per_day:.1f} a day were "
+            f"flagged; there is time for {threshold.per_day:g}."
+        )
     if found.drift is not None:
         note(
             f"warning: {found.drift.found_per_day:.1f} a day were flagged on the newest {found.drift.days} days, where "
             f"{found.drift.expected_per_day:.1f} were expected: the conversations changed, or the release no longer fits them."
         )
         note("  fix: ringfence model evaluate, then --new-threshold if the scores still order well.")
+    elif found.recent is not None and found.recent.is_over:
+        note(
+            "warning: more was flagged lately than there is time for, and chance alone seldom brings so much."
+        )
+        note(
+            "  fix: --new-threshold chooses on the newest days; or give --capacity what there is time for now."
+        )
 
 
-def _with_scores(
-    detector: Detector, conversations: Iterator[Conversation]
+def _days(threshold: QueueThreshold, *, of: int, kind: str = "") -> str:
+    which = "" if threshold.idle_days_count else " with conversations"
+    return f"{of} {kind}{'day' if of == 1 else 'days'}{which}"
+
+
+def _scored(
+    detector: Detector, conversations: Iterator[Conversation], *, together: int
 ) -> Iterator[tuple[Conversation, Score]]:
-    for held, failure in _batches(conversations, _BATCH):
+    for held, failure in _batches(conversations, together):
         yield from zip(held, detector.score_together(held), strict=True)
         if failure is not None:
             raise failure
@@ -233,42 +273,3 @@ def _batches(
         if not held and failure is None:
             return
         yield held, failure
-
-
-def _highest(lines: Iterable[_Line], count: int) -> list[_Line]:
-    # Memory grows with N, never with the file.
-    return heapq.nlargest(count, lines, key=lambda line: line.score.logit)
-
-
-def _json(line: _Line) -> str:
-    record: dict[str, object] = {
-        "id": line.score.id,
-        "score": round(line.score.logit, 4),
-        "probability": round(line.score.probability, 4),
-    }
-    if line.messages is not None:
-        record["messages"] = [
-            {**asdict(message), "running_score": round(after.logit, 4)}
-            for message, after in zip(line.messages, line.timeline, strict=True)
-        ]
-    return json.dumps(record)
-
-
-def _sparkline(probabilities: list[float]) -> str:
-    """Return probabilities as bars, eight heights from 0 to 1; of many messages the highest of each stretch."""
-    width = -(-len(probabilities) // _SPARKLINE_WIDTH)
-    highest = [max(probabilities[start : start + width]) for start in range(0, len(probabilities), width)]
-    return "".join(_BARS[min(len(_BARS) - 1, int(value * len(_BARS)))] for value in highest)
-
-
-def _text(line: _Line) -> str:
-    text = f"{line.score.probability:>11.3f}  {line.score.logit:>+8.3f}  {line.score.id}"
-    if line.timeline:
-        text += f"\n             over time  {_sparkline([after.probability for after in line.timeline])}"
-    strongest = sorted(line.messages or (), key=lambda message: -message.share)[:_EXPLAINED_MESSAGES]
-    for message in strongest:
-        text += (
-            f"\n             {message.share:>+8.3f}    message {message.index + 1}: {message.stage} "
-            f"({message.stage_probability:.2f})"
-        )
-    return text

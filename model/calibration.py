@@ -51,6 +51,11 @@ class Calibration(BaseModel):
             raise ValueError("high_recall must not be above high_precision")
         return self
 
+    @property
+    def origin(self) -> str:
+        """Return `fitted_on` so that it can be printed: one line, no control characters."""
+        return "".join(character if character.isprintable() else " " for character in self.fitted_on)
+
     def probabilities(self, logits: Float64Array) -> Float64Array:
         """Return the probability of each score, (n,) float64 in [0, 1]."""
         return _sigmoid(self.slope * logits + self.intercept)

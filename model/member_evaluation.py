@@ -18,6 +18,7 @@ from ringfence.model.errors import DataError
 from ringfence.model.metrics import (
     area_under_roc,
     average_precision,
+    has_enough,
     precision_at_capacity,
     recall_at_capacity,
 )
@@ -41,13 +42,14 @@ class Estimate:
 
     Attributes:
         value: of the figure.
-        low: 2.5th percentile over resampled conversations.
-        high: 97.5th percentile.
+        low: 2.5th percentile over resampled conversations. None where resampling says nothing of other samples: with fewer
+            than ten positives or negatives, or if every sample gives the same figure, as where both labels stand apart.
+        high: 97.5th percentile; None likewise.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +299,8 @@ def _estimate(
     rng: np.random.Generator,
 ) -> Estimate:
     value = measure(labels, scores)
+    if not has_enough(labels):
+        return Estimate(value=value, low=None, high=None)
     positives, negatives = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     drawn = []
     for _ in range(_RESAMPLES):
@@ -305,6 +309,8 @@ def _estimate(
             [rng.choice(positives, len(positives)), rng.choice(negatives, len(negatives))]
         )
         drawn.append(measure(labels[chosen], scores[chosen]))
+    if min(drawn) == max(drawn):
+        return Estimate(value=value, low=None, high=None)
     low, high = np.quantile(drawn, (0.025, 0.975))
     return Estimate(value=value, low=float(low), high=float(high))
 

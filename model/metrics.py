@@ -12,6 +12,15 @@ from ringfence.model.errors import DataError
 Labels = npt.NDArray[np.integer] | npt.NDArray[np.floating]
 Scores = npt.NDArray[np.floating]
 
+FEWEST_OF_A_LABEL = 10
+"""Fewer positives, or fewer negatives, have no interval and fit no probability."""
+
+
+def has_enough(labels: Labels) -> bool:
+    """Return whether there are `FEWEST_OF_A_LABEL` of either label, 1 and 0."""
+    positives = int((labels == 1).sum())
+    return min(positives, len(labels) - positives) >= FEWEST_OF_A_LABEL
+
 
 def area_under_roc(labels: Labels, scores: Scores) -> float:
     """Return the probability that a positive scores above a negative, ties counting half; in [0, 1].

@@ -30,6 +30,9 @@ RECENT_DAYS = 7
 FALSE_ALARM = 1e-3
 """Chance that a look warns of drift although nothing changed, if what is flagged comes as a Poisson process."""
 
+OVER_CAPACITY = 1e-2
+"""Chance that a look warns of too many flagged conversations although just as many as there is time for are to be expected."""
+
 OPEN_CONVERSATIONS = 200_000
 """Most conversations that are told apart, some 5 MB of the file: older days are closed, their counts stay."""
 
@@ -77,9 +80,10 @@ class QueueThreshold(BaseModel):
     Attributes:
         per_day: conversations that reviewers have time for on one day.
         score: from which it is flagged.
-        days: on which it was chosen, those without a conversation included.
+        days: on which it was chosen.
         flagged: conversations of those days at or above it.
         last_day: the last of them.
+        idle_days_count: whether days without a conversation are among them; so they are counted later on, too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -89,6 +93,7 @@ class QueueThreshold(BaseModel):
     days: Annotated[int, Field(ge=1)]
     flagged: Annotated[int, Field(ge=0)]
     last_day: date
+    idle_days_count: bool = True
 
 
 class ReviewQueue(BaseModel):
@@ -124,6 +129,21 @@ class Drift:
     found_per_day: float
     days: int
     chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecentRate:
+    """What a threshold flagged lately.
+
+    Attributes:
+        per_day: conversations, on average over the days.
+        days: the newest that are complete, seven at most.
+        is_over: whether that is more than reviewers have time for, by more than chance would bring.
+    """
+
+    per_day: float
+    days: int
+    is_over: bool
 
 
 def parse_capacity(text: str) -> float:
@@ -230,10 +250,47 @@ def choose_threshold(queue: ReviewQueue, *, per_day: float) -> QueueThreshold | 
             "No scores are held to choose a threshold from.",
             hint="Score conversations with --capacity first.",
         )
-    first, newest = min(queue.days), max(queue.days)
-    last = newest if first == newest else newest - timedelta(days=1)
-    days = (last - first).days + 1
-    together = _bins_between(queue.days, first, last)
+    first, last = min(queue.days), _last_complete(queue)
+    return _lowest_with_room(
+        _bins_between(queue.days, first, last),
+        per_day=per_day,
+        days=(last - first).days + 1,
+        last_day=last,
+        idle_days_count=True,
+    )
+
+
+def choose_recent_threshold(queue: ReviewQueue, *, per_day: float) -> QueueThreshold | None:
+    """Return the threshold for how things are now: that of the newest `RECENT_DAYS` complete days with conversations.
+
+    Days without any make no room here: after an idle week no more can be reviewed on a day than before it.
+    If there was time for every conversation of these days, it is `choose_threshold`'s.
+
+    Raises:
+        ConfigError: no scores are held. The operator's.
+    """
+    over_all_days = choose_threshold(queue, per_day=per_day)
+    last = _last_complete(queue)
+    recent = sorted(day for day in queue.days if day <= last)[-RECENT_DAYS:]
+    found = _lowest_with_room(
+        _bins_between(queue.days, recent[0], last),
+        per_day=per_day,
+        days=len(recent),
+        last_day=recent[-1],
+        idle_days_count=False,
+    )
+    return found if found is not None else over_all_days
+
+
+def _last_complete(queue: ReviewQueue) -> date:
+    """Return the day before the newest, which may still go on; or the only one."""
+    newest = max(queue.days)
+    return newest if len(queue.days) == 1 else newest - timedelta(days=1)
+
+
+def _lowest_with_room(
+    together: Counter[int], *, per_day: float, days: int, last_day: date, idle_days_count: bool
+) -> QueueThreshold | None:
     room = per_day * days
     if room >= together.total():
         return None
@@ -243,7 +300,12 @@ def choose_threshold(queue: ReviewQueue, *, per_day: float) -> QueueThreshold | 
             break
         flagged, lowest = flagged + together[place], place
     return QueueThreshold(
-        per_day=per_day, score=lowest * BIN_WIDTH, days=days, flagged=flagged, last_day=last
+        per_day=per_day,
+        score=lowest * BIN_WIDTH,
+        days=days,
+        flagged=flagged,
+        last_day=last_day,
+        idle_days_count=idle_days_count,
     )
 
 
@@ -255,7 +317,8 @@ def is_flagged(score: float, threshold: QueueThreshold) -> bool:
 def drift_of(queue: ReviewQueue, threshold: QueueThreshold) -> Drift | None:
     """Return how the newest days differ from those that the threshold was chosen on; None within Poisson's bounds.
 
-    The newest day of all is left out: it may not be over. Days without a conversation count as days.
+    The newest day of all is left out: it may not be over. Days without a conversation count as days if they did when the
+    threshold was chosen.
 
     Mechanism: of two Poisson processes of one rate, given the sum of their counts, the one is binomial by its share of the
     days; two-sided at `FALSE_ALARM`.
@@ -265,11 +328,10 @@ def drift_of(queue: ReviewQueue, threshold: QueueThreshold) -> Drift | None:
         return None
     last = max(queue.days) - timedelta(days=1)
     first = max(threshold.last_day, last - timedelta(days=RECENT_DAYS)) + timedelta(days=1)
-    days = (last - first).days + 1
+    days = _days_between(queue, first, last, threshold)
     if days < 1:
         return None
-    lowest = round(threshold.score / BIN_WIDTH)
-    found = sum(count for place, count in _bins_between(queue.days, first, last).items() if place >= lowest)
+    found = _flagged_between(queue, first, last, threshold)
     together = found + threshold.flagged
     share = days / (days + threshold.days)
     chance = min(
@@ -284,6 +346,37 @@ def drift_of(queue: ReviewQueue, threshold: QueueThreshold) -> Drift | None:
         days=days,
         chance=chance,
     )
+
+
+def recent_rate(queue: ReviewQueue, threshold: QueueThreshold) -> RecentRate | None:
+    """Return how many conversations a day were flagged lately, whatever the threshold was chosen on; None without a day.
+
+    It is over what there is time for if a Poisson process of just that rate brings so many less often than `OVER_CAPACITY`.
+    """
+    if not queue.days:
+        return None
+    last = _last_complete(queue)
+    first = max(min(queue.days), last - timedelta(days=RECENT_DAYS - 1))
+    if not threshold.idle_days_count:
+        first = sorted(day for day in queue.days if day <= last)[-RECENT_DAYS:][0]
+    days = _days_between(queue, first, last, threshold)
+    found = _flagged_between(queue, first, last, threshold)
+    return RecentRate(
+        per_day=found / days,
+        days=days,
+        is_over=_poisson_at_least(found, mean=threshold.per_day * days) < OVER_CAPACITY,
+    )
+
+
+def _days_between(queue: ReviewQueue, first: date, last: date, threshold: QueueThreshold) -> int:
+    if threshold.idle_days_count:
+        return (last - first).days + 1
+    return sum(first <= day <= last for day in queue.days)
+
+
+def _flagged_between(queue: ReviewQueue, first: date, last: date, threshold: QueueThreshold) -> int:
+    lowest = round(threshold.score / BIN_WIDTH)
+    return sum(count for place, count in _bins_between(queue.days, first, last).items() if place >= lowest)
 
 
 def _day_of(seen: dict[str, int], *, closed: bool) -> DayScores:
@@ -315,3 +408,11 @@ def _binomial(trials: int, share: float, low: int, high: int) -> float:
         for count in range(low, high + 1)
     ]
     return math.fsum(math.exp(value) for value in logarithms)
+
+
+def _poisson_at_least(count: int, *, mean: float) -> float:
+    """Return the probability of ``count`` or more."""
+    if count <= mean:
+        return 1.0  # about a half or more: nothing that a bound in the tail asks for
+    fewer = math.fsum(math.exp(i * math.log(mean) - mean - math.lgamma(i + 1)) for i in range(count))
+    return max(0.0, 1.0 - fewer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from ringfence.client.model_commands import application
 from ringfence.client.score_command import score
 from ringfence.demo.company_data import benign_chat
+from ringfence.model.calibration import Calibration
 from ringfence.model.console import new_application, run_application
 from ringfence.model.detector import Detector
 from ringfence.model.feature_set import load_feature_set
@@ -66,6 +68,17 @@ def run_score(*arguments: object) -> int:
     command = new_application("t", "")
     command.command()(score)
     return run_application(command, [str(argument) for argument in arguments])
+
+
+def labels_of(path: Path, *, positives: int, negatives: int, texts: list[str]) -> Path:
+    """Write conversations of one message, the first text for positives and the second for negatives; empty without texts."""
+    lines = []
+    for index in range(positives + negatives):
+        label = int(index < positives)
+        messages = [{"author": "a", "text": f"{texts[1 - label]} {'so ' * (index % 5)}"}] if texts else []
+        lines.append(json.dumps({"id": f"c{index}", "label": label, "messages": messages}) + "\n")
+    path.write_text("".join(lines))
+    return path
 
 
 class TestEvaluate:
@@ -173,6 +186,29 @@ class TestEvaluate:
         assert run("evaluate", labelled, "--model", release, *asked) == 4
         assert "No conversation has a time" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        "texts", [["keep this a secret between us", "good game"], []], ids=["said", "empty"]
+    )
+    def test_a_handful_gives_no_interval_and_a_warning(
+        self, release: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: list[str]
+    ) -> None:
+        path = labels_of(tmp_path / "few.jsonl", positives=2, negatives=2, texts=texts)
+        assert run("evaluate", path, "--model", release, "--home", home, "--no-plots") == 0
+        captured = capsys.readouterr()
+        row = next(line for line in captured.out.splitlines() if line.startswith("| this release"))
+        assert row.count("(-)") == 2
+        assert " to " not in row
+        assert captured.err.count("warning: fewer than 10 positives or 10 negatives") == 1
+        assert "calibrate" not in captured.out.splitlines()[-1], "it would be refused"
+
+    def test_many_give_intervals_and_no_warning(
+        self, release: Path, labelled: Path, home: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("evaluate", labelled, "--model", release, "--home", home, "--no-plots") == 0
+        captured = capsys.readouterr()
+        assert re.search(r"this release \| 0\.\d{3} \(0\.\d{3} to [01]\.\d{3}\)", captured.out)
+        assert "warning: fewer" not in captured.err
+
     def test_says_how_many_conversations_have_no_label(
         self, release: Path, labelled: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -233,9 +269,83 @@ class TestCalibrate:
         capsys.readouterr()
         assert self.probabilities(tmp_path, labelled, home, capsys) == before
 
+    @pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (9, 40), (40, 9)])
+    def test_a_handful_is_refused_and_what_is_in_use_stays(
+        self,
+        release: Path,
+        labelled: Path,
+        home: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        positives: int,
+        negatives: int,
+    ) -> None:
+        assert run("calibrate", labelled, "--model", release, "--home", home) == 0
+        before = (home / "calibration.json").read_bytes()
+        few = labels_of(
+            tmp_path / "few.jsonl",
+            positives=positives,
+            negatives=negatives,
+            texts=["keep this a secret between us", "good game"],
+        )
+        capsys.readouterr()
+        for more in ([], ["--even-if-worse"]):
+            assert run("calibrate", few, "--model", release, "--home", home, *more) == 4
+            captured = capsys.readouterr()
+            assert "at least 10 positives and 10 negatives" in captured.err
+            assert "Nine in ten" not in captured.out
+        assert (home / "calibration.json").read_bytes() == before
+
+    def test_one_that_does_no_better_on_held_out_data_replaces_nothing_unless_asked(
+        self, release: Path, labelled: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("calibrate", labelled, "--model", release, "--home", home) == 0
+        assert "The new calibration is in use" in capsys.readouterr().out
+        before = (home / "calibration.json").read_bytes()
+        # The same labels, held out, cannot do better than the calibration that was fitted on all of them.
+        assert run("calibrate", labelled, "--model", release, "--home", home) == 0
+        captured = capsys.readouterr()
+        assert "Nothing was replaced" in captured.out
+        assert "--even-if-worse" in captured.out
+        assert "Nine in ten" not in captured.out
+        assert (home / "calibration.json").read_bytes() == before
+        asked = ("--model", release, "--home", home, "--json")
+        assert run("calibrate", labelled, *asked) == 0
+        data = json.loads(capsys.readouterr().out)["data"]
+        assert (data["in_use"], data["file"]) == (False, None)
+        assert data["brier_held_out"] >= data["brier_before"]
+        items = [json.loads(line) for line in labelled.read_text().splitlines()]
+        other = tmp_path / "other.jsonl"
+        # Some labels the other way round: another fit, so that a replacement is seen.
+        for item in items[::4]:
+            item["label"] = 1 - item["label"]
+        other.write_text("".join(json.dumps(item) + "\n" for item in items))
+        assert run("calibrate", other, *asked, "--even-if-worse") == 0
+        assert json.loads(capsys.readouterr().out)["data"]["in_use"] is True
+        assert (home / "calibration.json").read_bytes() != before
+
+    def test_what_the_release_came_with_is_not_replaced_by_worse_either(
+        self, labelled: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        features = load_feature_set()
+        detector = Detector(features, features.warm_start * 1.3)
+        detector.save(tmp_path)
+        assert run("calibrate", labelled, "--model", tmp_path, "--home", home, "--json") == 0
+        fitted = json.loads(capsys.readouterr().out)["data"]["calibration"]
+        replace(detector, calibration=Calibration.model_validate(fitted)).save(tmp_path)
+        assert run("calibrate", "--reset", "--home", home) == 0
+        assert run("calibrate", labelled, "--model", tmp_path, "--home", home) == 0
+        assert "Nothing was replaced" in capsys.readouterr().out
+        assert not (home / "calibration.json").exists()
+
     def test_a_damaged_file_is_named(
         self, release: Path, labelled: Path, home: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (home / "calibration.json").write_text("{}")
         assert run_score(labelled, "--model", release, "--home", home) == 4
-        assert "calibration.json" in capsys.readouterr().err
+        captured = capsys.readouterr()
+        assert "calibration.json" in captured.err
+        assert "calibrate --reset" in captured.err
+        assert run("calibrate", labelled, "--model", release, "--home", home) == 4
+        assert run("calibrate", "--reset", "--home", home) == 0
+        assert run("calibrate", labelled, "--model", release, "--home", home) == 0

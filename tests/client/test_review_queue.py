@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -99,8 +100,56 @@ class TestTheQueue:
         assert len(flagged(captured.out)) > 4 * 4
         assert self.score(tmp_path / "three.jsonl", release, home, "--new-threshold") == 0
         captured = capsys.readouterr()
-        assert "just chosen on 16 days" in captured.err
+        assert "just chosen on 7 days with conversations up to 2023-11-29" in captured.err
         assert "were expected" not in captured.err
+        assert "On the newest 7 complete days with conversations" in captured.err
+
+    def test_says_what_was_flagged_lately_beside_what_there_is_time_for(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        home = tmp_path / "home"
+        quiet = days(tmp_path / "quiet.jsonl", first=0, count=20, high=2).read_text()
+        path = days(tmp_path / "all.jsonl", first=20, count=8, high=16)
+        path.write_text(quiet + path.read_text())
+        # Chosen on all days at once: no later day tells of drift, and still the queue is over what there is time for.
+        assert self.score(path, release, home) == 0
+        said = capsys.readouterr().err
+        assert "were expected" not in said
+        rate = re.search(
+            r"On the newest 7 complete days (\S+) a day were flagged; there is time for 4\.", said
+        )
+        assert rate is not None
+        assert float(rate[1]) >= 8
+        assert "more was flagged lately than there is time for" in said
+        assert self.score(path, release, home, "--new-threshold") == 0
+        said = capsys.readouterr().err
+        rate = re.search(r"days with conversations (\S+) a day were flagged; there is time for 4\.", said)
+        assert rate is not None
+        assert float(rate[1]) <= 4
+        assert "warning" not in said
+        # Said every time, not only when a threshold is chosen.
+        assert self.score(path, release, home) == 0
+        assert "a day were flagged; there is time for 4" in capsys.readouterr().err
+
+    def test_names_the_day_of_each_conversation_and_how_to_explain_them(
+        self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path, home = days(tmp_path / "one.jsonl", first=0, count=10, high=4), tmp_path / "home"
+        self.score(path, release, home)
+        captured = capsys.readouterr()
+        lines = [json.loads(line) for line in captured.out.splitlines()]
+        assert {line["last_message"] for line in lines} <= {f"2023-11-{day}" for day in range(14, 24)}
+        assert f"ringfence score --top {len(lines)} --explain FILE" in captured.err
+        assert run(path, "--model", release, "--home", home, "--capacity", "4/day") == 0
+        table = capsys.readouterr().out.splitlines()
+        assert table[0].split() == ["probability", "score", "last", "message", "conversation"]
+        assert [line.split()[2:] for line in table[1:]] == [
+            [line["last_message"], line["id"]] for line in lines
+        ]
+
+    def test_has_no_new_threshold_without_a_capacity(self, release: Path, tmp_path: Path) -> None:
+        path = days(tmp_path / "one.jsonl", first=0, count=1, high=1)
+        assert run(path, "--model", release, "--home", tmp_path / "home", "--new-threshold") == 4
 
     def test_the_same_file_again_changes_nothing(
         self, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

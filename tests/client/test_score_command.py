@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ringfence.client.score_command import score
+from ringfence.model.calibration import Calibration
 from ringfence.model.console import new_application, run_application
+from ringfence.model.conversation import Conversation
 from ringfence.model.detector import Detector
 from ringfence.model.feature_set import load_feature_set
 from ringfence.model.release_examples import EXAMPLES, write_examples
@@ -79,15 +82,89 @@ def test_top_prints_the_highest_scores_first(release: Path, capsys: pytest.Captu
     assert top[0]["id"] == "example-pattern"
 
 
-def test_explanations_name_stages_and_positions(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explanations_name_stages_positions_and_authors(
+    release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(release / "examples.jsonl", "--model", release, "--top", 1, "--explain")
-    text = capsys.readouterr().out
-    assert "message 7: secrecy" in text
+    captured = capsys.readouterr()
+    rows = [line.split() for line in captured.out.splitlines()[4:]]
+    # Each message of the pattern, not the five with the largest shares.
+    assert [(row[1], row[2], row[-1]) for row in rows[:-1]] == [
+        ("1", "access", "a"),
+        ("3", "personal_information", "a"),
+        ("5", "personal_information", "a"),
+        ("7", "secrecy", "a"),
+        ("8", "platform_move", "a"),
+        ("9", "meeting", "a"),
+    ]
+    assert " ".join(rows[-1]) == "3 messages more: --all-messages, or --json"
+    assert "Share: the score less the score without that message" in captured.err
     run(release / "examples.jsonl", "--model", release, "--json", "--top", 1, "--explain")
     messages = json_lines(capsys.readouterr().out)[0]["messages"]
     assert isinstance(messages, list)
-    assert set(messages[0]) == {"index", "stage", "stage_probability", "share", "running_score"}
-    assert len(messages) == len(EXAMPLES[0].messages)
+    assert set(messages[0]) == {
+        "index",
+        "message",
+        "author",
+        "stage",
+        "stage_probability",
+        "share",
+        "running_score",
+    }
+    assert [(item["index"], item["message"]) for item in messages] == [
+        (index, index + 1) for index in range(len(EXAMPLES[0].messages))
+    ]
+    assert [item["author"] for item in messages] == [item.author for item in EXAMPLES[0].messages]
+
+
+def test_what_lowers_a_score_is_shown(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(release / "examples.jsonl", "--model", release, "--explain", "--all-messages")
+    everything = capsys.readouterr().out
+    assert "more: --all-messages" not in everything
+    run(release / "examples.jsonl", "--model", release, "--explain")
+    table = capsys.readouterr().out
+    lowest: dict[str, list[str]] = {}
+    for text in (table, everything):
+        for line in text.splitlines():
+            if line.strip().startswith("-") and "(" in line:
+                lowest.setdefault("some" if text is table else "all", []).append(line)
+    assert 0 < len(lowest["some"]) <= len(lowest["all"])
+    assert max(lowest["all"]) in lowest["some"]
+
+
+def test_all_messages_are_those_of_an_explanation(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(release / "examples.jsonl", "--model", release, "--all-messages") == 4
+    assert "Add --explain" in capsys.readouterr().err
+    run(release / "examples.jsonl", "--model", release, "--top", 1, "--explain", "--all-messages")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[4:]]
+    assert [row[1] for row in rows] == [str(number + 1) for number in range(len(EXAMPLES[0].messages))]
+
+
+def test_only_what_is_printed_is_explained(
+    release: Path, chats: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ringfence.model import explanation
+
+    explained = []
+    original = explanation.explain
+
+    def counted(detector: Detector, conversation: Conversation) -> tuple[explanation.MessageShare, ...]:
+        explained.append(conversation.id)
+        return original(detector, conversation)
+
+    monkeypatch.setattr(explanation, "explain", counted)
+    assert run(chats, "--model", release, "--json", "--explain", "--top", 3) == 0
+    assert explained == [line["id"] for line in json_lines(capsys.readouterr().out)]
+
+
+def test_the_origin_of_probabilities_is_one_line(
+    release: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = Calibration(fitted_on="harmless chats\n\x1b[2Jand more")
+    replace(Detector.load(release), calibration=named).save(tmp_path)
+    assert run(chats, "--model", tmp_path) == 0
+    captured = capsys.readouterr()
+    assert "Calibration of the probability: harmless chats  [2Jand more." in captured.err
 
 
 def test_an_explanation_shows_how_the_score_went(release: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,13 +181,13 @@ def test_an_explanation_shows_how_the_score_went(release: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--explain",), ("--json", "--explain", "--top", "5")])
-def test_what_people_wrote_and_who_wrote_it_is_never_printed(
+def test_what_people_wrote_is_never_printed_and_who_wrote_it_only_in_an_explanation(
     release: Path, chats: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
     assert run(chats, "--model", release, *options) == 0
     captured = capsys.readouterr()
     assert "heron" not in captured.out + captured.err
-    assert '"a1"' not in captured.out
+    assert ("a1" in captured.out.split() or '"a1"' in captured.out) is ("--explain" in options)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,19 @@ def scored() -> ScoredConversations:
     )
 
 
+def ranked(labels: np.ndarray, scores: np.ndarray) -> ScoredConversations:
+    """Return conversations of one message with these scores."""
+    ones = np.ones(len(labels), dtype=np.int64)
+    return ScoredConversations(
+        labels=labels,
+        timelines=tuple(np.array([value]) for value in scores),
+        public_scores=scores,
+        lengths=ones,
+        people=ones,
+        platforms=(None,) * len(labels),
+    )
+
+
 def evaluate(scored: ScoredConversations, **changes: object):
     given = {"probabilities": sigmoid, "capacity": 0.1, "rng": np.random.default_rng(0), **changes}
     return evaluate_scores(scored, **given)
@@ -56,7 +69,27 @@ def test_the_figures_are_those_of_the_reference(scored: ScoredConversations) -> 
     top = np.argsort(-scored.scores)[:40]
     assert found.release.precision_at_capacity == pytest.approx(scored.labels[top].mean())
     for estimate in (found.release.auroc, found.public_head.average_precision):
+        assert estimate.low is not None
+        assert estimate.high is not None
         assert estimate.low < estimate.value < estimate.high
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "has_interval"),
+    [(1, 2, False), (2, 2, False), (9, 200, False), (200, 9, False), (10, 10, True), (10, 200, True)],
+)
+def test_a_handful_of_a_label_has_no_interval(positives: int, negatives: int, has_interval: bool) -> None:
+    labels = np.array([1] * positives + [0] * negatives)
+    found = evaluate(ranked(labels, np.random.default_rng(1).normal(size=len(labels)) + labels)).release
+    for estimate in (found.auroc, found.average_precision):
+        assert (estimate.low is not None, estimate.high is not None) == (has_interval, has_interval)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0], ids=["all scores tie", "labels stand apart"])
+def test_where_every_sample_is_alike_there_is_no_interval(apart: float) -> None:
+    labels = np.array([1] * 12 + [0] * 30)
+    found = evaluate(ranked(labels, apart * labels)).release.auroc
+    assert (found.low, found.high) == (None, None)
 
 
 def test_quality_grows_with_what_was_seen_and_ends_at_the_whole(scored: ScoredConversations) -> None:

@@ -14,15 +14,18 @@ from ringfence.model.errors import ConfigError
 from ringfence.model.review_capacity import (
     FALSE_ALARM,
     KEPT_DAYS,
+    OVER_CAPACITY,
     QueueThreshold,
     ReviewQueue,
     ReviewRate,
     ScoredOnce,
+    choose_recent_threshold,
     choose_threshold,
     drift_of,
     is_flagged,
     parse_capacity,
     parse_share_or_rate,
+    recent_rate,
     recorded,
     share_of_rate,
 )
@@ -161,9 +164,98 @@ def test_a_history_comes_back_from_its_file() -> None:
     assert ReviewQueue.model_validate_json(queue.model_dump_json()) == queue
 
 
+def test_a_history_of_before_counts_idle_days_as_it_did() -> None:
+    queue = recorded(EMPTY, days_of(np.random.default_rng(0), start=0, days=3, per_day=30))
+    before = chosen(queue, per_day=5).model_dump(mode="json")
+    del before["idle_days_count"]
+    assert QueueThreshold.model_validate(before) == chosen(queue, per_day=5)
+
+
 def test_without_scores_there_is_no_threshold() -> None:
     with pytest.raises(ConfigError, match="No scores"):
         choose_threshold(EMPTY, per_day=5)
+
+
+class TestTheNewestDays:
+    """What reviewers have time for is asked of the days that come, so the threshold is chosen anew on the newest."""
+
+    def busy(self, *, quiet: int = 20, gap: int = 0) -> tuple[ReviewQueue, list[ScoredOnce]]:
+        rng = np.random.default_rng(0)
+        start = quiet + gap
+        later = days_of(rng, start=start, days=8, per_day=110)
+        return recorded(EMPTY, [*days_of(rng, start=0, days=quiet, per_day=40), *later]), later
+
+    @pytest.mark.parametrize("gap", [0, 12], ids=["at once", "after an idle gap"])
+    def test_keep_the_capacity_after_busy_days_have_begun(self, gap: int) -> None:
+        queue, later = self.busy(gap=gap)
+        anew = choose_recent_threshold(queue, per_day=3)
+        assert anew is not None
+        assert (anew.days, anew.last_day, anew.idle_days_count) == (
+            7,
+            FIRST + timedelta(days=26 + gap),
+            False,
+        )
+        assert sum(is_flagged(item.score, anew) for item in later[:770]) == anew.flagged <= 21
+        rate = recent_rate(queue, anew)
+        assert rate is not None
+        assert (rate.per_day, rate.days, rate.is_over) == (anew.flagged / 7, 7, False)
+        # The average over all days held lets far more through.
+        average = chosen(queue, per_day=3)
+        assert average.score < anew.score
+        over = recent_rate(queue, average)
+        assert over is not None
+        assert over.is_over
+        assert over.per_day >= 5
+
+    def test_make_room_only_where_there_are_conversations(self) -> None:
+        rng = np.random.default_rng(0)
+        apart = [item for day in range(0, 40, 4) for item in days_of(rng, start=day, days=1, per_day=100)]
+        anew = choose_recent_threshold(recorded(EMPTY, apart), per_day=5)
+        assert anew is not None
+        assert (anew.days, anew.last_day) == (7, FIRST + timedelta(days=32))
+        assert 25 <= anew.flagged <= 35
+
+    def test_of_a_working_week_bring_no_false_alarm_at_the_weekend(self) -> None:
+        rng = np.random.default_rng(0)
+        days = [
+            item for day in range(80) if day % 7 < 5 for item in days_of(rng, start=day, days=1, per_day=400)
+        ]
+        held = [item for item in days if item.day < FIRST + timedelta(days=30)]
+        queue = recorded(EMPTY, held)
+        anew = choose_recent_threshold(queue, per_day=50)
+        assert anew is not None
+        for day in range(30, 60):
+            queue = recorded(queue, [item for item in days if item.day == FIRST + timedelta(days=day)])
+            assert drift_of(queue, anew) is None
+            rate = recent_rate(queue, anew)
+            assert rate is not None
+            assert not rate.is_over
+
+    def test_without_too_many_conversations_leave_the_choice_to_all_days(self) -> None:
+        rng = np.random.default_rng(0)
+        queue = recorded(
+            EMPTY, [*days_of(rng, start=0, days=10, per_day=50), *days_of(rng, start=10, days=8, per_day=2)]
+        )
+        assert choose_recent_threshold(queue, per_day=3) == choose_threshold(queue, per_day=3) is not None
+
+    def test_that_are_all_there_is_are_used(self) -> None:
+        queue = recorded(EMPTY, days_of(np.random.default_rng(0), start=0, days=1, per_day=50))
+        anew = choose_recent_threshold(queue, per_day=5)
+        assert anew is not None
+        assert (anew.days, anew.last_day) == (1, FIRST)
+        with pytest.raises(ConfigError, match="No scores"):
+            choose_recent_threshold(EMPTY, per_day=5)
+
+    @pytest.mark.parametrize(
+        ("found", "is_over"), [(0, False), (21, False), (32, False), (33, True), (70, True)]
+    )
+    def test_are_over_capacity_where_a_poisson_process_seldom_is(self, found: int, is_over: bool) -> None:
+        threshold = QueueThreshold(per_day=3, score=1.0, days=7, flagged=21, last_day=FIRST)
+        scores = [on(1 + index % 7, str(index), 2.0 if index < found else 0.0) for index in range(100)]
+        rate = recent_rate(recorded(EMPTY, [*scores, on(0, "first", 0.0), on(8, "newest", 2.0)]), threshold)
+        assert rate is not None
+        assert (rate.per_day, rate.days, rate.is_over) == (found / 7, 7, is_over)
+        assert (stats.poisson.sf(found - 1, 21) < OVER_CAPACITY) == is_over
 
 
 class TestDrift:
