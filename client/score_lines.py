@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 EXPLAINED = (
     "Share: the score less the score without that message; below 0 the message lowers it. Stage: the likeliest of nine, or "
-    '"other", with its probability. Over time: the probability after each message.'
+    '"other", with its probability. Over time: the probability after each message. A conversation of more than 60 messages is '
+    "read in stretches of 60; its score and the shares are those of the highest one."
 )
 
 _MARGIN = " " * 13
@@ -52,7 +53,7 @@ def header(*, with_day: bool = False) -> str:
 
 def score_text(score: Score, explanation: Explanation | None = None, *, all_messages: bool = False) -> str:
     """Return a score for a person, with the messages that matter or all of them below it if it is explained."""
-    first = f"{score.probability:>11.3f}  {score.logit:>+8.3f}  {score.id}"
+    first = f"{score.probability:>11.3f}  {score.logit:>+8.3f}  {printable(score.id)}"
     if explanation is None or not explanation.messages:
         return first
     return "\n".join([first, *_explained(explanation, all_messages=all_messages)])
@@ -80,7 +81,7 @@ def score_json(score: Score, explanation: Explanation | None = None) -> str:
 def queued_text(score: Score, day: date | None) -> str:
     """Return a score of a review queue for a person, with the day of the last message."""
     shown = "-" if day is None else day.isoformat()
-    return f"{score.probability:>11.3f}  {score.logit:>+8.3f}  {shown:<12}  {score.id}"
+    return f"{score.probability:>11.3f}  {score.logit:>+8.3f}  {shown:<12}  {printable(score.id)}"
 
 
 def queued_json(score: Score, day: date | None) -> str:
@@ -106,10 +107,18 @@ def _explained(explanation: Explanation, *, all_messages: bool) -> Iterator[str]
     yield f"{_MARGIN}{'share':>8}  {'message':>7}  {'stage':<27}  author"
     for item in shown:
         stage = f"{item.stage} ({item.stage_probability:.2f})"
-        yield f"{_MARGIN}{item.share:>+8.3f}  {item.message:>7}  {stage:<27}  {item.author}"
+        yield f"{_MARGIN}{item.share:>+8.3f}  {item.message:>7}  {stage:<27}  {printable(item.author)}"
     left = len(messages) - len(shown)
     if left:
         yield f"{_MARGIN}{left} {'message' if left == 1 else 'messages'} more: --all-messages, or --json"
+
+
+def printable(identifier: str) -> str:
+    """Return an identifier as it can be shown: whoever chose it may have put a terminal's commands into it."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in identifier
+    )
 
 
 def _sparkline(probabilities: list[float]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import typer
 
+from ringfence.client.score_lines import printable
 from ringfence.client.stream_languages import FEWEST_CLEAR, StreamLanguages, is_other
 from ringfence.model.console import note
 from ringfence.model.errors import DataError
@@ -112,5 +113,5 @@ def _text(found: StreamedScore) -> str:
     score = found.score
     return (
         f"{score.probability:>11.3f}  {score.logit:>+8.3f}  {score.message:>7}  "
-        f"{f'{score.stage} ({score.stage_probability:.2f})':<20}  {found.conversation}"
+        f"{f'{score.stage} ({score.stage_probability:.2f})':<20}  {printable(found.conversation)}"
     )

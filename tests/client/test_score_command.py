@@ -435,3 +435,22 @@ def test_another_language_is_scored_with_a_warning(
     written = capsys.readouterr()
     assert len(json_lines(written.out)) == 5
     assert ("not in English" in written.err) is warned
+
+
+TURNS_ROUND = "\u202e"  # what follows is shown from right to left; control characters are refused on reading
+
+
+@pytest.mark.parametrize("how", [("--explain",), ("--top", 1), ("--stream",), ("--capacity", "1/day")])
+def test_a_name_cannot_pose_as_another_on_the_screen(
+    release: Path, tmp_path: Path, how: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = {"author": f"a{TURNS_ROUND}b", "text": "hi"}
+    line: dict[str, object] = {"id": f"c{TURNS_ROUND}d", "messages": [message]}
+    if how == ("--stream",):
+        line = {"conversation": f"c{TURNS_ROUND}d", **message}
+    path = tmp_path / "named.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    assert run(path, "--model", release, "--home", tmp_path, *how) == 0
+    found = capsys.readouterr()
+    assert TURNS_ROUND not in found.out + found.err
+    assert "c\\u202ed" in found.out
