@@ -23,8 +23,8 @@ from ringfence.model.simulation import CompanyData, simulate_companies, simulate
 from ringfence.model.typing_habits import TypingHabits
 
 PUBLIC_SIMULATIONS = (
-    "1370116f17b68e0e89f2d52ba51285269ea9f64d1d700a0c46731746ad84ca64",
-    "5024131c2328a597db57e4ed4097fea54897510454b477ac7805df4d0e5fd766",
+    "0ffa6e6d30102d5cbf6192c73b79ddd38d39c4fe4325729a4f4acbf60ed7f8ee",
+    "2e498cc3fd6e5722df37977b672be65a0fa555c726f79b26cc41b551be4bedbe",
 )
 CHAT = Path(__file__).parents[2] / "examples" / "data" / "chitchat-part.jsonl.gz"
 
