@@ -19,7 +19,6 @@ from ringfence.client.rows_progress import RowsMade
 from ringfence.client.worker import WorkerAnswer
 from ringfence.model.round_messages import Refusal, RefusalCode
 
-
 FETCHED = b"the blue heron waits\n"
 """What `fetch_for_ever` fetches."""
 
