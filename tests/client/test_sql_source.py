@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -426,6 +429,36 @@ def test_the_url_may_lie_in_a_file_and_a_missing_one_is_named(home: MemberHome, 
             assert len(snapshot) == 1
     with pytest.raises(ConfigError, match="CHAT_DB_URL is not set"):
         take_snapshot(home, data=database.settings(), environment={})
+
+
+def test_large_messages_come_a_few_at_a_time(home: MemberHome, tmp_path: Path) -> None:
+    """In a process of its own, whose highest use of memory is its own as well."""
+    with chat_database("postgresql", tmp_path) as database:
+        database.run(
+            "INSERT INTO dm SELECT 'c' || n, n, 'otter', now(), n || repeat('lovely weather ', 70000) "
+            "FROM generate_series(1, 400) n"
+        )
+        code = (
+            "import sys\n"
+            "from pathlib import Path\n"
+            "from ringfence.client.data_settings import DataSettings\n"
+            "from ringfence.client.member_home import MemberHome\n"
+            "from ringfence.client.taking_snapshot import take_snapshot\n"
+            f"data = DataSettings(kind='sql', url_env='CHAT_DB_URL', messages={MESSAGES!r})\n"
+            "with take_snapshot(MemberHome(Path(sys.argv[1])), data=data, labelled_only=False) as found:\n"
+            "    assert len(found) == 400\n"
+            "print(Path('/proc/self/status').read_text())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(home.root)],
+            env={**os.environ, **database.environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    highest_kib = int(next(line for line in done.stdout.splitlines() if line.startswith("VmHWM")).split()[1])
+    assert highest_kib < 300 * 1024, "400 MiB of text, of which no more than some are held"
 
 
 def test_text_of_a_database_that_is_not_utf_8_is_read_with_marks_in_its_place(
