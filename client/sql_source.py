@@ -341,7 +341,7 @@ def _refusal(error: Exception, name: str) -> RingfenceError:
         or _CLASSES.get(_NOT_CONVERTED if isinstance(error, UnreadableValueError) else state[:2])
         or (
             "could not be asked: nobody answers there, or the login is refused" if not state else "failed",
-            "Check host, port, user, password and database in the URL, and that the server runs."
+            "Check host, port, user, password (with %40 for @ in it) and database in the URL, and that the server runs."
             if not state
             else "Run it in the database's own console.",
         )

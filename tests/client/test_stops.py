@@ -129,6 +129,21 @@ def test_the_second_of_two_stops_does_not_disturb_what_is_put_away() -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_library_makes_an_error_of_is_a_stop(number: signal.Signals) -> None:
+    def library() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            _wait()
+        except KeyboardInterrupt:
+            raise RuntimeError("interrupted") from None
+
+    with pytest.raises(KeyboardInterrupt), stops_as_ctrl_c():
+        library()
+    with pytest.raises(RuntimeError), stops_as_ctrl_c():
+        raise RuntimeError("another")
+
+
 def test_whoever_hears_a_stop_already_goes_on_hearing_it() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
