@@ -176,3 +176,37 @@ def _wait() -> None:
     end = time.monotonic() + 0.2
     while time.monotonic() < end:
         time.sleep(0.01)
+
+
+AGENT = """
+import sys
+from ringfence.client import agent, command_line
+
+def run_agent(home, *, stop, poll_s):
+    print("ready", flush=True)
+    stop.wait(60)
+
+agent.run_agent = run_agent
+sys.argv = ["ringfence", "agent", "run"]
+command_line.main()
+"""
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_an_agent_whose_terminal_closes_stops_in_its_own_way_unless_it_shall_outlive_it(deaf: bool) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=(lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if deaf else None,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        if deaf:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1.0)
+            process.send_signal(signal.SIGTERM)
+        assert "The agent has stopped" in process.stdout.read()
+        assert process.wait(60) == 0
