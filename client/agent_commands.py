@@ -43,8 +43,10 @@ def run(
 
     log_to_stderr(log_format)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Under nohup the agent outlives its terminal.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
     located = MemberHome.locate(home)
     run_agent(located, stop=stop, poll_s=poll)
     emit(

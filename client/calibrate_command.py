@@ -158,4 +158,4 @@ def _shown(value: float | None) -> str:
 def _release_in_use(home: MemberHome) -> Path:
     from ringfence.client.releases import ReleaseStore
 
-    return ReleaseStore(home).current()
+    return ReleaseStore(home).verified_current()

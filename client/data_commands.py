@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -15,6 +14,7 @@ import typer
 
 from ringfence.client.contribution_key import contribution_secret
 from ringfence.client.member_home import MemberHome
+from ringfence.client.passing_home import passing_home
 from ringfence.model.bounds import RECOMMENDED_BOUNDS, Bounds
 from ringfence.model.console import JsonOption, emit, new_application, note
 from ringfence.model.errors import BudgetError, ConfigError, DataError
@@ -204,14 +204,6 @@ def chosen_data(files: list[Path] | None, home: MemberHome) -> DataSettings:
             hint='Add: [data] files = ["/path/to/conversations.jsonl"], or name files on the command line.',
         )
     return data
-
-
-def passing_home(stack: ExitStack, home: MemberHome) -> MemberHome:
-    """Return a folder that is gone afterwards, with the exclusions of the home if there are any."""
-    passing = MemberHome(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ringfence-"))))
-    if home.exclusions_file.exists():
-        passing.exclusions_file.write_bytes(home.exclusions_file.read_bytes())
-    return passing
 
 
 def _next_after_check(summary: DataSummary) -> str:

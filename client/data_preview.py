@@ -16,6 +16,7 @@ from ringfence.client.member_home import MemberHome
 from ringfence.client.pan12_reader import read_pan12, read_predators
 from ringfence.client.panc_reader import read_panc
 from ringfence.client.query_source import QueryRows, QuerySource
+from ringfence.client.snapshot_folder import folder_in_use
 from ringfence.client.source_files import SourceFiles
 from ringfence.client.source_rows import (
     LABEL_COLUMNS,
@@ -69,7 +70,7 @@ def preview(home: MemberHome, *, data: DataSettings) -> list[ColumnPreview]:
         ConfigError, DataError: the source cannot be read. The member's to mend.
     """
     if data.by_query:
-        with query_source(home, data, None) as source:
+        with folder_in_use(home), query_source(home, data, None) as source:
             return _of_queries(source, data)
     with SourceFiles(home) as files:
         path = files.locate(data.files)[0]

@@ -192,7 +192,7 @@ def _number(value: float | None, *, digits: int = 3) -> str:
 def _release_in_use(home: MemberHome) -> Path:
     from ringfence.client.releases import ReleaseStore
 
-    return ReleaseStore(home).current()
+    return ReleaseStore(home).verified_current()
 
 
 def _new_folder(given: Path | None, home: MemberHome, *, release: str) -> Path:

@@ -26,6 +26,7 @@ from ringfence.client.participation import (
     read_signed_plan,
 )
 from ringfence.client.snapshot import Snapshot
+from ringfence.client.snapshot_folder import folder_in_use
 from ringfence.client.training_device import training_device
 from ringfence.model.bounds import Bounds
 from ringfence.model.errors import PeerError
@@ -145,7 +146,9 @@ class LocalTrainer:
     def _snapshot(self) -> Snapshot:
         settings = self._own_settings()
         if self._read_elsewhere is not None and settings.data.needs_network:
-            return Snapshot(self._read_elsewhere())
+            # Held until its name is gone: whoever reads next would take it for left over.
+            with folder_in_use(self._home):
+                return Snapshot(self._read_elsewhere())
         return open_labelled(self._home, settings)
 
 

@@ -8,8 +8,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ringfence.client.contribution_key import contribution_secret
-from ringfence.client.data_commands import chosen_data, passing_home
+from ringfence.client.data_commands import chosen_data
 from ringfence.client.member_home import MemberHome
+from ringfence.client.passing_home import passing_home
 from ringfence.client.reading_progress import reading_progress
 from ringfence.client.snapshot import Snapshot
 from ringfence.client.taking_snapshot import take_snapshot

@@ -64,8 +64,9 @@ def read_predators(source: Path) -> frozenset[str]:
         DataError: the file cannot be read, or names nobody.
     """
     try:
+        # A byte order mark, as some editors write one, is no part of the first id.
         found = frozenset(
-            line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()
+            line.strip() for line in source.read_text(encoding="utf-8-sig").splitlines() if line.strip()
         )
     except OSError as error:
         raise DataError(

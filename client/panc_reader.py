@@ -30,21 +30,24 @@ def read_panc(source: Path) -> Iterator[tuple[SourceMessage, int]]:
         DataError: the file cannot be read, or is not in this form. The message holds no content.
     """
     csv.field_size_limit(_LONGEST_FIELD)
-    number = 1
+    number = 0
     try:
-        with source.open(encoding="utf-8", newline="") as file:
+        # A byte order mark, as spreadsheets write one, is no part of the first column's name.
+        with source.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
             if missing:
                 raise DataError(f"{source} has no column {missing[0]}.", hint=_FORM)
             for number, row in enumerate(rows, start=1):
                 yield _message(row, number), _label(row, source, number)
+            if number == 0:
+                raise DataError(f"{source} holds no row.", hint=_FORM)
     except OSError as error:
         raise DataError(f"Cannot read {source}: {error.strerror}.", hint="Check the path.") from error
     except (FieldError, csv.Error, UnicodeDecodeError) as error:
         reason = {FieldError: "chatName is not an identifier", UnicodeDecodeError: "is not UTF-8"}
         raise DataError(
-            f"{source}, row {number}: {reason.get(type(error), 'is not CSV')}.", hint=_FORM
+            f"{source}, row {max(number, 1)}: {reason.get(type(error), 'is not CSV')}.", hint=_FORM
         ) from None
 
 

@@ -101,7 +101,7 @@ def _made(home: MemberHome, *, model: Path | None, epsilon: float) -> PersonalHe
     from ringfence.privacy.secure_noise import Csprng
 
     settings, policy = load_member_settings(home), load_policy(home)
-    detector = Detector.load(model if model is not None else ReleaseStore(home).current())
+    detector = Detector.load(model if model is not None else ReleaseStore(home).verified_current())
     mechanism = mechanism_within(policy, epsilon=epsilon)
     with _opened(home, policy, lineage=settings.data.lineage) as ledger:
         with RowCache(home).lock():

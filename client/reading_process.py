@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Self
 
 from ringfence.client.confinement import confine
 from ringfence.client.member_home import MemberHome
-from ringfence.client.snapshot import new_snapshot_file, remove_left_over
+from ringfence.client.snapshot_folder import folder_in_use, new_snapshot_file, remove_copies
+from ringfence.client.stop_signals import stops_as_ctrl_c
 from ringfence.model.errors import ConfigError, DataError, RingfenceError
 
 _STOP_S = 5.0
@@ -66,6 +68,7 @@ class Reading:
     def __init__(self, home: MemberHome) -> None:
         self._home = home
         self._path: Path | None = None
+        self._held = ExitStack()
         self._process: multiprocessing.process.BaseProcess | None = None
         context = multiprocessing.get_context("spawn")
         self.pipe, self._child_end = context.Pipe()
@@ -73,7 +76,7 @@ class Reading:
     def __enter__(self) -> Self:
         """Start the child."""
         try:
-            remove_left_over(self._home)
+            self._held.enter_context(folder_in_use(self._home))
             self._path = new_snapshot_file(self._home)
         except RingfenceError as error:
             self._child_end.send(_not_taken(error))
@@ -92,16 +95,20 @@ class Reading:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the child, and remove its file unless somebody was given it."""
-        self.pipe.close()
-        self._child_end.close()
-        if self._process is not None:
-            self._process.terminate()
-            self._process.join(_STOP_S)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        with self._held:
+            self.pipe.close()
+            self._child_end.close()
+            if self._process is not None:
+                # Asked to end, it removes what it fetched; killed, it cannot.
+                self._process.terminate()
+                self._process.join(_STOP_S)
+                if self._process.is_alive():
+                    self._process.kill()
+                    self._process.join()
+                if self._process.pid is not None:
+                    remove_copies(self._home, process_id=self._process.pid)
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
 
     def taken(self) -> SnapshotTaken:
         """Return what the child found, waiting for it. Never raises."""
@@ -118,8 +125,9 @@ class Reading:
 
 def _serve(pipe: Connection, home: Path, path: Path, parent: int) -> None:
     confine(parent, network=True)
-    pipe.send(_read(MemberHome(home), path))
-    pipe.close()
+    with suppress(KeyboardInterrupt), stops_as_ctrl_c():
+        pipe.send(_read(MemberHome(home), path))
+        pipe.close()
 
 
 def _read(home: MemberHome, path: Path) -> SnapshotTaken:

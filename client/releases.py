@@ -242,7 +242,7 @@ class ReleaseStore:
         return None if version is None else str(version)
 
     def current(self) -> Path:
-        """Return the folder of the release in use. It was verified when it was taken into use.
+        """Return the folder of the release in use. It was verified when it was taken into use; `verified_current` does so again.
 
         Raises:
             NotFoundError: none is in use yet.
@@ -253,6 +253,16 @@ class ReleaseStore:
                 "No release is in use yet.", hint="Pull one and use it: ringfence model pull --use"
             )
         return self._require_installed(version).folder
+
+    def verified_current(self) -> Path:
+        """Return the folder of the release in use, every file of which is what was signed. Needs no connection.
+
+        Raises:
+            NotFoundError: none is in use yet.
+            TamperedError: a file is missing, changed or added since it was taken into use.
+            ThresholdError: the stored metadata is not signed by enough keys.
+        """
+        return self.verify(self.current().name).folder
 
     @property
     def _link(self) -> Path:

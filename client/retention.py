@@ -9,6 +9,7 @@ from ringfence.client.erasure import PayloadOwner, finish_withdrawals
 from ringfence.client.ledger_reading import anchor_file, has_ledger, open_ledger_reader
 from ringfence.client.member_home import MemberHome
 from ringfence.client.row_cache import RowCache
+from ringfence.client.snapshot_folder import remove_left_over
 from ringfence.model.errors import BudgetError
 from ringfence.privacy.ledger import Ledger
 from ringfence.privacy.ledger_refusals import LedgerRefusal
@@ -41,7 +42,7 @@ class RetentionReport:
 def apply_retention(
     home: MemberHome, *, policy: Policy, now: float, owner: PayloadOwner | None = None
 ) -> RetentionReport:
-    """Remove what is older than the policy allows. The agent does this daily and when it starts.
+    """Remove what is older than the policy allows, and what readings that were killed left. The agent does this daily and when it starts.
 
     Args:
         home: the member's folder.
@@ -53,6 +54,7 @@ def apply_retention(
         BudgetError: the ledger is in doubt; caches were removed all the same.
         ConfigError: a file cannot be read or written.
     """
+    remove_left_over(home)
     times = policy.retention
     cache = RowCache(home)
     with cache.lock():

@@ -186,7 +186,7 @@ def _verdict(count: int, folder: Path, detector: Detector) -> None:
 def _release_in_use(home: MemberHome) -> Path:
     from ringfence.client.releases import ReleaseStore
 
-    return ReleaseStore(home).current()
+    return ReleaseStore(home).verified_current()
 
 
 def _queue(

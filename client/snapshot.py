@@ -6,18 +6,13 @@ opened, and gone when it is closed or its process ends, however it ends.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, overload
 
-from ringfence.client.member_home import MemberHome
 from ringfence.model.conversation import Conversation, Message
-from ringfence.model.errors import ConfigError
 
-_PREFIX = "snapshot-"
 _ONE = (
     "SELECT number, pseudonym, label, platform, by_time + by_number FROM entry JOIN conversation "
     "ON number = conversation"
@@ -35,15 +30,20 @@ class Snapshot(Sequence[Conversation]):
     """The conversations of one reading, read from disk whenever they are asked for; used as a context manager.
 
     Args:
-        path: of a finished snapshot. The name is removed at once.
+        source: path of a finished snapshot, whose name is removed at once; or the open file of one that has no name.
     """
 
-    def __init__(self, path: Path) -> None:
-        # Immutable: nobody writes it any more, so no lock, journal or shared memory is made beside it.
-        self._database = sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)
+    def __init__(self, source: Path | sqlite3.Connection) -> None:
+        if isinstance(source, Path):
+            # Immutable: nobody writes it any more, so no lock, journal or shared memory is made beside it.
+            self._database = sqlite3.connect(f"{source.as_uri()}?mode=ro&immutable=1", uri=True)
+        else:
+            self._database = source
+            self._database.execute("PRAGMA query_only = ON")
         self._database.execute("PRAGMA cache_size = -16384")
         self._length: int = self._database.execute("SELECT count(*) FROM entry").fetchone()[0]
-        path.unlink()
+        if isinstance(source, Path):
+            source.unlink()
         self._found: dict[str, int] = dict(self._database.execute("SELECT key, value FROM found"))
 
     def __enter__(self) -> Self:
@@ -146,29 +146,3 @@ class Selection(Sequence[Conversation]):
         if isinstance(position, slice):
             return [self._conversations[index] for index in self._positions[position]]
         return self._conversations[self._positions[position]]
-
-
-def new_snapshot_file(home: MemberHome) -> Path:
-    """Return a new empty file of mode 0600 in the member's folder for snapshots.
-
-    Raises:
-        ConfigError: it cannot be made. The operator's to mend.
-    """
-    try:
-        home.snapshots.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=home.snapshots)  # mode 0600
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot write to {home.snapshots}: {error.strerror}", hint="Check the folder and the disk."
-        ) from error
-    os.close(handle)
-    return Path(name)
-
-
-def remove_left_over(home: MemberHome) -> None:
-    """Remove what a process that was killed left between writing a snapshot and its being opened.
-
-    Only for whoever alone reads for this member: the agent.
-    """
-    for path in home.snapshots.glob(f"{_PREFIX}*"):
-        path.unlink(missing_ok=True)

@@ -74,14 +74,21 @@ class SnapshotWriter:
         self._database = _open(path)
         self._number_of = lru_cache(_REMEMBERED)(self._look_up)
         self._pending: list[tuple[object, ...]] = []
+        self._handed_over = False
 
     def __enter__(self) -> SnapshotWriter:
         """Return self."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self._database.close()
+        """Close the file, unless it was handed over."""
+        if not self._handed_over:
+            self._database.close()
+
+    def hand_over(self) -> sqlite3.Connection:
+        """Return the open file of a finished snapshot, for a `Snapshot` to read and to close."""
+        self._handed_over = True
+        return self._database
 
     def add_conversation(self, conversation: Conversation, *, part: int = 0) -> None:
         """Add a whole conversation whose messages are in order; ``part`` says which of several files it came from.

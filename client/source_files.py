@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ringfence.client.data_settings import DataSettings
 from ringfence.client.member_home import MemberHome
+from ringfence.client.snapshot_folder import folder_in_use, new_copies_folder
+from ringfence.client.stop_signals import stops_as_ctrl_c
 from ringfence.model.errors import ConfigError, DataError
 
 _IN_THE_CLEAR = ("http", "ftp")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def local_folders(home: MemberHome, data: DataSettings) -> set[Path]:
@@ -31,7 +37,7 @@ def local_folders(home: MemberHome, data: DataSettings) -> set[Path]:
 
 
 class SourceFiles:
-    """Finds files, and keeps copies of remote ones (mode 0600) until it is left; used as a context manager.
+    """Finds files, and keeps copies of remote ones (mode 0600) until it is left or stopped; used as a context manager.
 
     Args:
         home: the member's folder; relative paths count from it.
@@ -40,18 +46,21 @@ class SourceFiles:
     def __init__(self, home: MemberHome) -> None:
         self._home = home
         self._fetched: Path | None = None
+        self._held = ExitStack()
 
     def __enter__(self) -> Self:
-        """Return self."""
+        """Return self. From here on a stop leaves this block as Ctrl-C does."""
+        self._held.enter_context(stops_as_ctrl_c())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the copies."""
-        if self._fetched is not None:
-            shutil.rmtree(self._fetched, ignore_errors=True)
-            self._fetched = None
+        with self._held:
+            if self._fetched is not None:
+                shutil.rmtree(self._fetched, ignore_errors=True)
+                self._fetched = None
 
     def locate(self, names: Sequence[str]) -> list[Path]:
         """Return the files of paths, globs and URLs, those of a glob in order of name.
@@ -99,7 +108,14 @@ class SourceFiles:
             raise ConfigError(
                 f"Files at {scheme}:// cannot be read.", hint="Correct [data] of member.toml."
             ) from None
+        except ConfigError:
+            raise
         except Exception as error:  # noqa: BLE001 - each storage has errors of its own; their texts may hold credentials
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise ConfigError(
+                    f"Files at {scheme}:// do not fit into {self._home.snapshots}: {os.strerror(error.errno)}.",
+                    hint="Make room on that disk; copies are removed once they are read.",
+                ) from None
             raise DataError(
                 f"Files at {scheme}:// cannot be fetched: {type(error).__name__}.",
                 hint="Check the URL and the credentials that the storage's own tools use.",
@@ -112,10 +128,12 @@ class SourceFiles:
 
     def _copy(self, storage: object, name: str) -> Path:
         if self._fetched is None:
-            self._home.snapshots.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fetched = Path(tempfile.mkdtemp(prefix="fetched-", dir=self._home.snapshots))  # mode 0700
+            self._held.enter_context(folder_in_use(self._home))
+            self._fetched = new_copies_folder(self._home)
         folder = Path(tempfile.mkdtemp(dir=self._fetched))
         target = folder / Path(name).name
+        # Made before its first byte comes, so that it never has another mode.
+        target.touch(mode=0o600, exist_ok=False)
         storage.get_file(name, str(target))  # type: ignore[attr-defined]  # fsspec has no types
         target.chmod(0o600)
         return target

@@ -15,10 +15,12 @@ from ringfence.client.pan12_reader import read_pan12, read_predators
 from ringfence.client.panc_reader import read_panc
 from ringfence.client.pseudonyms import Pseudonyms
 from ringfence.client.query_source import QuerySource
-from ringfence.client.snapshot import Snapshot, new_snapshot_file
+from ringfence.client.snapshot import Snapshot
+from ringfence.client.snapshot_folder import folder_in_use, new_snapshot_file
 from ringfence.client.snapshot_writer import SnapshotWriter
 from ringfence.client.source_files import SourceFiles
 from ringfence.client.source_rows import LABELS, MESSAGES, LabelRows, MessageRows
+from ringfence.client.stop_signals import stops_as_ctrl_c
 from ringfence.model.errors import ConfigError, DataError
 from ringfence.model.jsonl_reader import SkippedLines, stream_conversations
 
@@ -37,7 +39,7 @@ def take_snapshot(
     everybody: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Snapshot:
-    """Read the member's data in this process and return the snapshot. Its file has no name any more.
+    """Read the member's data in this process and return the snapshot. Its file has no name from before its first word on.
 
     Args:
         home: the member's folder.
@@ -53,58 +55,77 @@ def take_snapshot(
         ConfigError: no source is named, or it is not known whom to leave out, or the disk is full. The operator's to mend.
         DataError: the source cannot be read, or what it holds is not in the agreed form. The data owner's to mend.
     """
-    path = new_snapshot_file(home)
-    try:
-        write_snapshot(
-            home,
-            path=path,
-            data=data,
-            labelled_only=labelled_only,
-            secret=secret,
-            skipped=skipped,
-            progress=progress,
-            everybody=everybody,
-            environment=environment,
-        )
-        return Snapshot(path)
-    finally:
-        path.unlink(missing_ok=True)
+    _check_named(home, data)
+    with stops_as_ctrl_c(), folder_in_use(home):
+        path = new_snapshot_file(home)
+        try:
+            writer = _writer(home, path, labelled_only=labelled_only, secret=secret, everybody=everybody)
+        finally:
+            path.unlink(missing_ok=True)
+        with writer:
+            _fill(
+                home,
+                writer,
+                data=data,
+                labelled_only=labelled_only,
+                skipped=skipped,
+                progress=progress,
+                environment=environment,
+            )
+            return Snapshot(writer.hand_over())
 
 
-def write_snapshot(
-    home: MemberHome,
-    *,
-    path: Path,
-    data: DataSettings,
-    labelled_only: bool = True,
-    secret: bytes | None = None,
-    skipped: SkippedLines | None = None,
-    progress: Progress | None = None,
-    everybody: bool = False,
-    environment: Mapping[str, str] | None = None,
-) -> None:
-    """Read the member's data into a file for `Snapshot`; arguments and errors as `take_snapshot`."""
+def write_snapshot(home: MemberHome, *, path: Path, data: DataSettings) -> None:
+    """Read the member's labelled conversations into a file for another process's `Snapshot`; errors as `take_snapshot`.
+
+    Args:
+        home: the member's folder, whose folder of snapshots the caller holds.
+        path: of a new file in it.
+        data: where the data lies.
+    """
+    _check_named(home, data)
+    with _writer(home, path, labelled_only=True, secret=None, everybody=False) as writer:
+        _fill(home, writer, data=data, labelled_only=True, skipped=None, progress=None, environment=None)
+
+
+def _check_named(home: MemberHome, data: DataSettings) -> None:
     if not data.is_named:
         raise ConfigError(
             f"{home.settings_file} names no conversations.",
             hint='Add: [data] files = ["/path/to/conversations.jsonl"]',
         )
+
+
+def _writer(
+    home: MemberHome, path: Path, *, labelled_only: bool, secret: bytes | None, everybody: bool
+) -> SnapshotWriter:
     exclusions = load_exclusions(home)
-    writer = SnapshotWriter(
+    return SnapshotWriter(
         path,
         pseudonyms=Pseudonyms(contribution_secret(home) if secret is None else secret),
         excluded=lambda person: not everybody and exclusions.since(person) is not None,
         labelled_only=labelled_only,
     )
+
+
+def _fill(
+    home: MemberHome,
+    writer: SnapshotWriter,
+    *,
+    data: DataSettings,
+    labelled_only: bool,
+    skipped: SkippedLines | None,
+    progress: Progress | None,
+    environment: Mapping[str, str] | None,
+) -> None:
     try:
-        with writer:
-            if data.by_query:
-                with query_source(home, data, environment) as source:
-                    _read_queries(writer, source, data, progress)
-            else:
-                with SourceFiles(home) as files:
-                    _read_files(writer, files, data, skipped, progress)
-            found = writer.finish()
+        if data.by_query:
+            with query_source(home, data, environment) as source:
+                _read_queries(writer, source, data, progress)
+        else:
+            with SourceFiles(home) as files:
+                _read_files(writer, files, data, skipped, progress)
+        found = writer.finish()
         if labelled_only and not found:
             raise DataError(
                 "No conversation has a label.",
@@ -113,7 +134,7 @@ def write_snapshot(
     except sqlite3.Error as error:
         # Its text may quote what was written; its code does not.
         raise ConfigError(
-            f"The snapshot in {path.parent} cannot be written ({getattr(error, 'sqlite_errorname', '')}).",
+            f"The snapshot in {home.snapshots} cannot be written ({getattr(error, 'sqlite_errorname', '')}).",
             hint="Check the free space of that disk.",
         ) from None
 

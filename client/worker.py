@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -231,12 +232,13 @@ def _serve(pipe: Connection, home: Path, parent: int) -> None:
         read_elsewhere=lambda: _ask_for_snapshot(pipe),
         progress=lambda done, of: pipe.send(RowsMade(done, of)),
     )
-    while True:
-        try:
-            request: RoundRequest = pipe.recv()
-        except (EOFError, OSError):
-            return
-        pipe.send(_answer(trainer, request))
+    with suppress(KeyboardInterrupt):  # a stop while conversations are read, after what was read is put away
+        while True:
+            try:
+                request: RoundRequest = pipe.recv()
+            except (EOFError, OSError):
+                return
+            pipe.send(_answer(trainer, request))
 
 
 def _ask_for_snapshot(pipe: Connection) -> Path:

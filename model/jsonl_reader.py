@@ -30,6 +30,10 @@ TOO_LONG = f"is longer than {MAX_LINE_BYTES // 1024**2} MiB"
 
 _FORM = 'Each line holds {"id", "messages": [{"author", "text", "time"?}], "label"?}.'
 _KNOWN_FIELDS = frozenset(("id", "conversation", "messages", "author", "text", "time", "label", "platform"))
+_GZIP = b"\x1f\x8b"
+_PARQUET = b"PAR1"
+_TABLES = frozenset((".csv", ".tsv", ".parquet"))
+_COMPRESSED = frozenset((".gz", ".zst"))
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
@@ -166,7 +170,7 @@ def _read_one(source: Path | str, *, seen: _Seen, skipped: SkippedLines | None) 
 
 @contextlib.contextmanager
 def open_lines(path: Path) -> Iterator[BinaryIO]:
-    """Open a ``.jsonl`` or ``.jsonl.gz`` file for reading its lines.
+    """Open a file of lines for reading them, through gzip if its name or its first bytes say so.
 
     Raises:
         DataError: it cannot be opened or read. The data owner's fault.
@@ -175,14 +179,18 @@ def open_lines(path: Path) -> Iterator[BinaryIO]:
     try:
         # Entered one by one: a failure to open must not be confused with a failure while reading.
         with contextlib.ExitStack() as stack:
-            stream: BinaryIO = stack.enter_context(path.open("rb"))
-            if path.suffix == ".gz":
-                stream = stack.enter_context(gzip.GzipFile(fileobj=stream, mode="rb"))  # type: ignore[assignment]
-            yield stream
+            file = stack.enter_context(path.open("rb"))
+            if path.suffix.lower() == ".gz" or file.peek(2).startswith(_GZIP):
+                yield stack.enter_context(gzip.GzipFile(fileobj=file, mode="rb"))  # type: ignore[misc]
+            else:
+                yield file
     except OSError as error:
+        is_folder = isinstance(error, IsADirectoryError)
         raise DataError(
             f"Cannot read {name}: {error.strerror or type(error).__name__}.",
-            hint="Check the path and its permissions.",
+            hint=f"Name its files, as in {name}/*.jsonl"
+            if is_folder
+            else "Check the path and its permissions.",
         ) from error
 
 
@@ -190,6 +198,12 @@ def _read_lines(
     stream: BinaryIO, *, name: str, seen: _Seen, skipped: SkippedLines | None
 ) -> Iterator[Conversation]:
     for number, line in numbered_lines(stream, name):
+        if number == 1 and line is not None and _is_table(line, name):
+            raise DataError(
+                f"{name} is a table, and files hold one whole conversation a line.",
+                hint="Tables are read by queries: name it in [data.tables] of member.toml, as docs/data.md shows, or export "
+                "conversations as JSON lines.",
+            )
         error: DataError | None = None
         if line is None:
             error = _bad_line(name, number, "", TOO_LONG)
@@ -232,6 +246,13 @@ def numbered_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, bytes | N
                 hint="Save the file as UTF-8 without a byte order mark.",
             )
         yield number, line if whole else None
+
+
+def _is_table(line: bytes, name: str) -> bool:
+    """Whether a file's first line and name are those of a table."""
+    suffixes = [suffix for suffix in Path(name.lower()).suffixes if suffix not in _COMPRESSED]
+    named = bool(suffixes) and suffixes[-1] in _TABLES
+    return line.startswith(_PARQUET) or (named and not line.lstrip().startswith(b"{"))
 
 
 def _parse(line: bytes) -> tuple[Conversation | None, FieldError | None]:

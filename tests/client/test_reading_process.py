@@ -16,10 +16,17 @@ import psutil
 import pytest
 from data_homes import ChatDatabase, at, chat_database
 from federation_harness import make_federation, make_plan
-from worker_targets import read_and_hang, read_and_look_around
+from worker_targets import (
+    FETCHED,
+    fetch_for_ever,
+    fetch_for_ever_and_never_stop,
+    read_and_hang,
+    read_and_look_around,
+)
 
 from ringfence.client import reading_process
 from ringfence.client import worker as worker_module
+from ringfence.client.data_settings import DataSettings
 from ringfence.client.member_home import MemberHome
 from ringfence.client.member_settings import load_member_settings, save_member_settings
 from ringfence.client.reading_process import Reading
@@ -158,6 +165,49 @@ def test_files_on_this_machine_are_read_by_the_worker_itself(
     monkeypatch.setattr(worker_module, "Reading", unwanted)
     with Worker(home) as worker:
         assert isinstance(worker.answer(request_, timeout_s=240).answer, TrainUpdate)
+
+
+@pytest.fixture
+def far_files(home: MemberHome) -> Iterator[None]:
+    settings = load_member_settings(home, environment={})
+    data = DataSettings(files=("endless://far/chats.jsonl",))
+    save_member_settings(home, settings=settings.model_copy(update={"data": data}))
+    yield
+    save_member_settings(home, settings=settings)
+
+
+def _copies(home: MemberHome) -> list[Path]:
+    return [path for path in home.snapshots.glob("fetched-*/**/*") if path.is_file() and path.stat().st_size]
+
+
+@pytest.mark.usefixtures("far_files")
+def test_a_reader_that_is_stopped_while_it_fetches_leaves_no_copy(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_process, "_serve", fetch_for_ever)
+    with Reading(home) as reading:
+        _wait_until(lambda: _copies(home))
+        (copy,) = _copies(home)
+        assert copy.read_bytes().startswith(FETCHED)
+        assert copy.stat().st_mode & 0o077 == 0, "the copy is private from its first byte on"
+        (child,) = [each for each in multiprocessing.active_children() if each.name == "ringfence-reader"]
+        child.terminate()
+        child.join(60)
+        assert child.exitcode == 0
+        assert not list(home.snapshots.glob("fetched-*"))
+        assert reading.taken().path is None
+    assert list(home.snapshots.iterdir()) == []
+
+
+@pytest.mark.usefixtures("far_files")
+def test_a_reader_that_has_to_be_killed_leaves_no_copy_either(
+    home: MemberHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_process, "_serve", fetch_for_ever_and_never_stop)
+    monkeypatch.setattr(reading_process, "_STOP_S", 0.5)
+    with Reading(home):
+        _wait_until(lambda: _copies(home))
+    assert list(home.snapshots.iterdir()) == []
 
 
 def _wait_until(condition: Any) -> None:

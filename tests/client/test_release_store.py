@@ -136,15 +136,33 @@ TAMPERINGS = (
 def test_tampering_with_an_installed_release_is_found_offline_and_mended_by_a_pull(
     tamper: Callable[[Path], None], federation: TrustFederation, store: ReleaseStore
 ) -> None:
-    store.verify("0.1.0")
+    assert store.verified_current() == store.verify("0.1.0").folder
     tamper(federation.members["gamma"].releases / "installed")
     with pytest.raises(TamperedError):
         store.verify("0.1.0")
     with pytest.raises(TamperedError):
         store.use("0.1.0")
+    with pytest.raises(TamperedError):
+        store.verified_current()
     with federation.serving() as address:
         federation.store("gamma", address).pull(version="0.1.0")
     assert store.verify("0.1.0").folder == store.current()
+
+
+@pytest.mark.parametrize("command", [("score", "-"), ("model", "evaluate"), ("model", "calibrate")])
+def test_nothing_is_scored_with_a_release_that_changed_since_it_was_taken_into_use(
+    federation: TrustFederation,
+    store: ReleaseStore,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, ...],
+) -> None:
+    weights = store.current() / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    home = str(federation.members["gamma"].root)
+    assert run_application(application, [*command, "--home", home]) != 0
+    assert "model.safetensors of release 0.1.0 differs from what was signed" in capsys.readouterr().err
 
 
 def forge_stable(federation: TrustFederation) -> None:

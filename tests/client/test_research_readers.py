@@ -43,6 +43,13 @@ def test_conversations_with_a_listed_author_are_positive(corpus: Path) -> None:
     ]
 
 
+def test_a_byte_order_mark_before_the_list_loses_nobody(corpus: Path) -> None:
+    listed = corpus.parent / "listed.txt"
+    listed.write_bytes(b"\xef\xbb\xbfa2\r\na9\r\n")
+    assert read_predators(listed) == {"a2", "a9"}
+    assert [item.label for item in read_pan12(corpus, predators=read_predators(listed))] == [1, 0]
+
+
 def test_the_settings_name_corpus_and_list(corpus: Path, tmp_path: Path) -> None:
     data = DataSettings(files=(str(corpus),), format="pan-2012", predators=str(tmp_path / "listed.txt"))
     with take_snapshot(data_home(tmp_path), data=data) as snapshot:
@@ -101,9 +108,16 @@ def test_stretches_of_one_chat_are_one_conversation(tmp_path: Path) -> None:
     assert all(len(item.participants) == 1 for item in found.values())
 
 
+def test_a_byte_order_mark_before_the_columns_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "PANC-train.csv"
+    path.write_bytes(b"\xef\xbb\xbflabel,chatName,segment\r\npredator,x,hello\r\n")
+    assert [(message.conversation, label) for message, label in read_panc(path)] == [("x", 1)]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        ("label,chatName,segment\n", "holds no row"),
         ("label,chatName\n", "no column segment"),
         ("label,chatName,segment\nheron,x,y\n", "neither predator nor non-predator"),
         ("label,chatName,segment\npredator,,heron\n", "chatName"),

@@ -19,6 +19,7 @@ from ringfence.client.policy_rules import RetentionRules
 from ringfence.client.retention import apply_retention
 from ringfence.client.row_cache import RowCache
 from ringfence.client.row_file import FeatureRow
+from ringfence.client.snapshot_folder import folder_in_use, new_snapshot_file
 from ringfence.model.console import run_application
 from ringfence.privacy.ledger_reader import LedgerReader
 
@@ -102,6 +103,15 @@ def test_it_finishes_what_a_request_to_forget_left_to_the_agent(home: MemberHome
         report = apply_retention(home, policy=POLICY, now=OPENED, owner=agents)
     assert (report.answers_withdrawn, report.payloads_removed) == (1, 0)
     assert kept_answers(home) == []
+
+
+def test_what_a_reading_that_was_killed_left_goes_unless_somebody_reads_now(home: MemberHome) -> None:
+    with folder_in_use(home):
+        left = new_snapshot_file(home)
+        apply_retention(home, policy=POLICY, now=OPENED)
+        assert left.exists()
+    apply_retention(home, policy=POLICY, now=OPENED)
+    assert not left.exists()
 
 
 def test_without_a_ledger_only_caches_go(tmp_path: Path) -> None:

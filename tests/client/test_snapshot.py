@@ -15,7 +15,8 @@ from ringfence.client.data_settings import DataSettings
 from ringfence.client.erasure import forget_person
 from ringfence.client.member_home import MemberHome
 from ringfence.client.pseudonyms import Pseudonyms
-from ringfence.client.snapshot import Selection, Snapshot, new_snapshot_file, remove_left_over
+from ringfence.client.snapshot import Selection, Snapshot
+from ringfence.client.snapshot_folder import folder_in_use, new_snapshot_file, remove_left_over
 from ringfence.client.snapshot_writer import SnapshotWriter, SourceMessage
 from ringfence.client.taking_snapshot import take_snapshot
 from ringfence.model.conversation import Conversation, Message
@@ -179,10 +180,43 @@ def test_a_disk_that_is_full_is_said_to_be(home: MemberHome, monkeypatch: pytest
     assert list(home.snapshots.iterdir()) == []
 
 
+def left_over(home: MemberHome) -> None:
+    """What a process leaves that is killed outright."""
+    new_snapshot_file(home).write_text(PLANTED)
+    for folder in ("fetched-1-abc/def", "duckdb"):
+        (home.snapshots / folder).mkdir(parents=True)
+        (home.snapshots / folder / "part.jsonl").write_text(PLANTED)
+
+
 def test_what_a_killed_reader_left_is_removed_by_the_next(home: MemberHome) -> None:
-    left = new_snapshot_file(home)
+    left_over(home)
+    (home.root / "chats.jsonl").write_text('{"id": "c", "label": 1, "messages": []}\n')
+    with take_snapshot(home, data=DataSettings(files=("chats.jsonl",))):
+        assert list(home.snapshots.iterdir()) == []
+    left_over(home)
     remove_left_over(home)
-    assert not left.exists()
+    assert list(home.snapshots.iterdir()) == []
+
+
+def test_what_somebody_reads_now_is_not_taken_for_left_over(home: MemberHome) -> None:
+    with folder_in_use(home):
+        left_over(home)
+        with folder_in_use(home):
+            remove_left_over(home)
+            assert len(list(home.snapshots.iterdir())) == 3
+
+
+def test_a_snapshot_has_no_name_from_before_its_first_word_on(home: MemberHome) -> None:
+    names: list[Path] = []
+    said = {"id": "c", "label": 1, "messages": [{"author": "a", "text": PLANTED}] * 6_000}
+    (home.root / "chats.jsonl").write_text(json.dumps(said) + "\n")
+    with take_snapshot(
+        home,
+        data=DataSettings(files=("chats.jsonl",)),
+        progress=lambda _: names.extend(home.snapshots.iterdir()),
+    ) as snapshot:
+        assert len(snapshot[0].messages) == 6_000
+    assert names == []
 
 
 def test_somebody_forgotten_after_a_reading_is_not_in_rows_made_from_it(home: MemberHome) -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +125,52 @@ def test_since_is_bound_and_never_pasted(home: MemberHome, database: ChatDatabas
         )
     with pytest.raises(ValidationError, match="which is not set"):
         database.settings(messages=f"{MESSAGES} WHERE sent_at >= :since")
+
+
+def test_since_counts_in_its_own_zone(home: MemberHome, database: ChatDatabase) -> None:
+    for since in ("2026-03-01T14:00:10+02:00", "2026-03-01T12:00:10", "2026-03-01 07:00:10-05:00"):
+        assert set(read(home, database, messages=f"{MESSAGES} WHERE sent_at >= :since", since=since)) == {
+            "c1"
+        }
+
+
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamp with time zone", "date::timestamptz"])
+def test_since_may_be_cast_in_the_way_of_postgresql(
+    home: MemberHome, database: ChatDatabase, kind: str
+) -> None:
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has no such cast")
+    query = f"{MESSAGES} WHERE sent_at >= :since::{kind} AND body::text <> ':other'"
+    since = "2026-03-01T12:00:10Z" if "date" not in kind else "2026-03-01"
+    assert "c1" in read(home, database, messages=query, since=since)
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S.000+00:00", "%Y-%m-%dT%H:%M:%S"])
+def test_times_that_sqlite_would_compare_wrongly_are_an_error_and_right_as_its_own(
+    home: MemberHome, tmp_path: Path, form: str
+) -> None:
+    with chat_database("sqlite", tmp_path) as database:
+        for hour in range(24):
+            moment = datetime(2026, 3, 1, hour, tzinfo=UTC).strftime(form)
+            database.say((f"c{hour}", 1, "otter", moment, PLANTED))
+        since = "2026-03-01T12:00+02:00"
+        with pytest.raises(DataError, match="before since") as caught:
+            read(
+                home,
+                database,
+                labelled_only=False,
+                messages=f"{MESSAGES} WHERE sent_at >= :since",
+                since=since,
+            )
+        assert "datetime(sent_at) >= :since" in caught.value.hint
+        assert PLANTED not in caught.value.message
+        rightly = f"{MESSAGES} WHERE datetime(sent_at) >= :since"
+        assert set(read(home, database, labelled_only=False, messages=rightly, since=since)) == {
+            f"c{hour}" for hour in range(10, 24)
+        }
+        # As of a day both forms are compared rightly.
+        plainly = f"{MESSAGES} WHERE sent_at >= :since"
+        assert len(read(home, database, labelled_only=False, messages=plainly, since="2026-03-01")) == 24
 
 
 @pytest.mark.parametrize(
@@ -268,6 +321,9 @@ def test_a_statement_that_takes_too_long_is_ended(home: MemberHome, database: Ch
         (f"postgresql://nobody:{PASSWORD}@127.0.0.1:1/test", "could not be asked"),
         (f"postgresql://nobody:{PASSWORD}@no-such-host.invalid/test", "could not be asked"),
         (f"not a url {PASSWORD}", "is not one"),
+        (f"postgresql://nobody:{PASSWORD}@127.0.0.1:port/test", "is not one"),
+        (f"postgresql://nobody:7/{PASSWORD}@127.0.0.1/test", "could not be asked"),
+        (f"postgresql://nobody:{PASSWORD}\udce9@127.0.0.1/test", "is not one"),  # a byte that is not UTF-8
         (f"mysql://nobody:{PASSWORD}@127.0.0.1/test", "not read"),
         (f"sqlite:////nowhere/{PASSWORD[:0]}chats.db", "no database"),
         ("sqlite://", "names no file"),
@@ -284,6 +340,84 @@ def test_a_database_that_cannot_be_asked_is_named_without_its_password(
     assert list(home.snapshots.glob("*")) == []
 
 
+@contextmanager
+def refusing_server(state: str, said: str) -> Iterator[int]:
+    """A server that speaks PostgreSQL's protocol so far as to refuse a login."""
+    fields = f"SFATAL\0VFATAL\0C{state}\0M{said}\0\0".encode()
+    answer = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    if connection.recv(8)[4:6] == b"\x04\xd2":  # asks for encryption
+                        connection.sendall(b"N")
+                    connection.recv(4096)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "expected"),
+    [
+        ("28P01", f'password authentication failed for user "{PLANTED}"', "the login is refused"),
+        ("28000", f'no pg_hba.conf entry for host "{PLANTED}"', "the login is refused"),
+        ("28000", f'role "{PLANTED}" does not exist', "the login is refused"),
+        ("3D000", f'database "{PLANTED}" does not exist', "there is no such database"),
+        ("53300", "sorry, too many clients already", "has no connection left"),
+        ("53300", "remaining connection slots are reserved for roles", "has no connection left"),
+        ("57P03", "the database system is starting up", "is starting or stopping"),
+        ("28P01", "Passwort-Authentifizierung fehlgeschlagen", "or the login is refused"),
+    ],
+)
+def test_why_a_login_is_refused_is_said_in_words_of_our_own(
+    home: MemberHome, state: str, said: str, expected: str
+) -> None:
+    data = DataSettings(kind="sql", url_env="CHAT_DB_URL", messages=MESSAGES)
+    with refusing_server(state, said) as port:
+        url = f"postgresql://nobody:{PASSWORD}@127.0.0.1:{port}/test"
+        with pytest.raises(DataError, match=f"could not be asked: .*{expected}") as caught:
+            take_snapshot(home, data=data, labelled_only=False, environment={"CHAT_DB_URL": url})
+    shown = f"{caught.value.message} {caught.value.hint} {caught.value!r}"
+    assert not [word for word in (PASSWORD, PLANTED, "Passwort") if word in shown]
+    assert (f"SQLSTATE {state}" in shown) == (said[0] != "P")
+
+
+def test_a_url_of_another_spelling_is_that_of_postgresql(home: MemberHome, tmp_path: Path) -> None:
+    with chat_database("postgresql", tmp_path) as database:
+        database.say(("c1", 1, "otter", at(1), "hello"))
+        environment = {"CHAT_DB_URL": database.url.replace("postgresql://", "postgres://")}
+        with take_snapshot(
+            home, data=database.settings(), labelled_only=False, environment=environment
+        ) as snapshot:
+            assert len(snapshot) == 1
+
+
+def test_a_password_that_everybody_can_read_is_refused(home: MemberHome) -> None:
+    file = home.root / "chat.url"
+    data = DataSettings(kind="sql", url_file="chat.url", messages=MESSAGES)
+    for url in (
+        f"postgresql://nobody:{PASSWORD}@127.0.0.1:1/test",
+        f"postgresql://127.0.0.1:1/test?password={PASSWORD}",
+    ):
+        file.write_text(url)
+        file.chmod(0o644)
+        with pytest.raises(ConfigError, match=r"Everybody can read .*chat\.url") as caught:
+            take_snapshot(home, data=data)
+        assert PASSWORD not in f"{caught.value.message} {caught.value.hint}"
+        file.chmod(0o640)  # a group may be given it, as a service's
+        with pytest.raises(DataError, match="could not be asked"):
+            take_snapshot(home, data=data)
+
+
 def test_the_url_may_lie_in_a_file_and_a_missing_one_is_named(home: MemberHome, tmp_path: Path) -> None:
     with chat_database("sqlite", tmp_path) as database:
         database.say(("c1", 1, "otter", at(1), "hello"))
@@ -295,6 +429,36 @@ def test_the_url_may_lie_in_a_file_and_a_missing_one_is_named(home: MemberHome, 
             assert len(snapshot) == 1
     with pytest.raises(ConfigError, match="CHAT_DB_URL is not set"):
         take_snapshot(home, data=database.settings(), environment={})
+
+
+def test_large_messages_come_a_few_at_a_time(home: MemberHome, tmp_path: Path) -> None:
+    """In a process of its own, whose highest use of memory is its own as well."""
+    with chat_database("postgresql", tmp_path) as database:
+        database.run(
+            "INSERT INTO dm SELECT 'c' || n, n, 'otter', now(), n || repeat('lovely weather ', 70000) "
+            "FROM generate_series(1, 400) n"
+        )
+        code = (
+            "import sys\n"
+            "from pathlib import Path\n"
+            "from ringfence.client.data_settings import DataSettings\n"
+            "from ringfence.client.member_home import MemberHome\n"
+            "from ringfence.client.taking_snapshot import take_snapshot\n"
+            f"data = DataSettings(kind='sql', url_env='CHAT_DB_URL', messages={MESSAGES!r})\n"
+            "with take_snapshot(MemberHome(Path(sys.argv[1])), data=data, labelled_only=False) as found:\n"
+            "    assert len(found) == 400\n"
+            "print(Path('/proc/self/status').read_text())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(home.root)],
+            env={**os.environ, **database.environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    highest_kib = int(next(line for line in done.stdout.splitlines() if line.startswith("VmHWM")).split()[1])
+    assert highest_kib < 300 * 1024, "400 MiB of text, of which no more than some are held"
 
 
 def test_text_of_a_database_that_is_not_utf_8_is_read_with_marks_in_its_place(

@@ -11,11 +11,16 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import fsspec
+
 from ringfence.client.confinement import confine
 from ringfence.client.member_home import MemberHome
 from ringfence.client.rows_progress import RowsMade
 from ringfence.client.worker import WorkerAnswer
 from ringfence.model.round_messages import Refusal, RefusalCode
+
+FETCHED = b"the blue heron waits\n"
+"""What `fetch_for_ever` fetches."""
 
 
 def hang(pipe: Connection, home: Path, parent: int) -> None:
@@ -124,3 +129,30 @@ def _is_socket(number: str) -> bool:
         return stat.S_ISSOCK(os.fstat(int(number)).st_mode)
     except OSError:
         return False
+
+
+class _EndlessStorage(fsspec.AbstractFileSystem):
+    """A storage whose files never come to their end."""
+
+    protocol = "endless"
+
+    def get_file(self, rpath: str, lpath: str, **_: object) -> None:
+        with Path(lpath).open("wb") as file:
+            while True:
+                file.write(FETCHED * 1_000)
+                file.flush()
+                time.sleep(0.01)
+
+
+def fetch_for_ever(pipe: Connection, home: Path, path: Path, parent: int) -> None:
+    """Be the reader of files that take long to fetch."""
+    from ringfence.client.reading_process import _serve
+
+    fsspec.register_implementation("endless", _EndlessStorage)
+    _serve(pipe, home, path, parent)
+
+
+def fetch_for_ever_and_never_stop(pipe: Connection, home: Path, path: Path, parent: int) -> None:
+    """Be the same, and deaf to everything but a kill."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    fetch_for_ever(pipe, home, path, parent)

@@ -220,6 +220,42 @@ def test_gzip_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
             list(read_conversations(path))
 
 
+@pytest.mark.parametrize("name", ["CHATS.JSONL.GZ", "chats.jsonl", "chats"])
+def test_gzip_is_known_by_its_first_bytes_whatever_its_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(line()))
+    assert [found.id for found in read_conversations(path)] == ["c1"]
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(DataError, match="cut off, damaged or not gzip"):
+        list(read_conversations(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chats.csv", f"conversation_id,text\nc1,{SECRET}\n".encode()),
+        ("chats.csv.gz", gzip.compress(f"{SECRET},text\n".encode())),
+        ("chats.TSV", f"{SECRET}\ttext\n".encode()),
+        ("chats.parquet", b"PAR1" + SECRET.encode()),
+        ("chats", b"PAR1" + SECRET.encode()),
+        ("chats.csv.zst", b"\x28\xb5\x2f\xfd" + SECRET.encode()),
+    ],
+)
+def test_a_table_is_told_where_tables_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    for skipped in (None, SkippedLines()):
+        with pytest.raises(DataError, match=f"{name} is a table") as caught:
+            list(read_conversations(tmp_path / name, skipped=skipped))
+        assert "[data.tables]" in caught.value.hint
+        assert SECRET not in caught.value.message + caught.value.hint
+
+
+def test_what_a_file_holds_counts_and_not_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "chats.csv"
+    path.write_bytes(line())
+    assert [found.id for found in read_conversations(path)] == ["c1"]
+
+
 def test_a_missing_file_a_folder_and_standard_input_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +263,7 @@ def test_a_missing_file_a_folder_and_standard_input_are_named(
         with pytest.raises(DataError, match="Cannot read") as caught:
             list(read_conversations(path))
         assert str(path) in caught.value.message
+    assert f"{tmp_path}/*.jsonl" in caught.value.hint
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(line() + b"{\n")))
     with pytest.raises(DataError, match="standard input, line 2"):
         list(read_conversations("-"))
