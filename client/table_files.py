@@ -31,6 +31,7 @@ _CSV = f"max_line_size = {LONGEST_LINE}, buffer_size = {2 * LONGEST_LINE}, auto_
 _JSON = f"format = 'newline_delimited', maximum_object_size = {LONGEST_LINE}"
 _DELIMITERS = (",", ";", "\t", "|")
 _FIRST_LINES = 16
+_LONGEST_HEADER = 100_000  # characters; Python's reader takes a value of 131,072
 # A header holds neither a moment nor a long number: such a line is the first message.
 _A_VALUE = re.compile(r"\s*(\d{9,}(\.\d*)?|\d{4}-\d\d-\d\d.*)\s*", re.DOTALL)
 _GUESSED = re.compile(r"(?<= )(UUID|DATE|TIME|TIMESTAMP|TIMESTAMP WITH TIME ZONE|TIMESTAMP_NS)(?=[,)\[]|$)")
@@ -233,10 +234,9 @@ def _header(database: DuckDBPyConnection, path: Path) -> _Header | None:
         if not written.strip():
             continue
         # The sign that splits the header into most names; of equals, the comma.
-        try:
-            split = {sign: next(csv.reader([written], delimiter=sign)) for sign in _DELIMITERS}
-        except csv.Error:
-            raise _no_header(path) from None
+        if len(written) > _LONGEST_HEADER:
+            raise _no_header(path)
+        split = {sign: next(csv.reader([written], delimiter=sign)) for sign in _DELIMITERS}
         delimiter = max(_DELIMITERS, key=lambda sign: len(split[sign]))
         if any(_A_VALUE.fullmatch(name) for name in split[delimiter]):
             raise _no_header(path)
