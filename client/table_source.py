@@ -155,19 +155,20 @@ class TableSource:
         )
         self._open.callback(database.close)
         self._paths = {name: _readable(located.locate(named)) for name, named in self._data.tables.items()}
+        files = {path for paths in self._paths.values() for path in paths}
+        allowed = sorted({str(path) for path in files} | {pattern_of(path) for path in files})
+        # Closed off before any file is looked at: what stands in one can then reach no other.
+        database.execute(f"SET allowed_paths = {_list(allowed)}")
+        database.execute("SET enable_external_access = false")
         self._tables = {
             name: table_of(database, name, paths, complaints=self._complaints)
             for name, paths in self._paths.items()
         }
-        files = {path for paths in self._paths.values() for path in paths}
-        allowed = sorted({str(path) for path in files} | {pattern_of(path) for path in files})
         try:
             for name, table in self._tables.items():
                 database.execute(f'CREATE VIEW "{name}" AS {table.select}')
             database.execute(f"SET memory_limit = '{_memory_mib(self._tables.values())}MiB'")
-            database.execute(f"SET allowed_paths = {_list(allowed)}")
             database.execute("SET TimeZone = 'UTC'")
-            database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
         except duckdb.Error as error:
             raise DataError(
