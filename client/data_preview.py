@@ -15,7 +15,7 @@ from ringfence.client.data_settings import DataSettings
 from ringfence.client.member_home import MemberHome
 from ringfence.client.pan12_reader import read_pan12, read_predators
 from ringfence.client.panc_reader import read_panc
-from ringfence.client.query_source import QueryRows, QuerySource
+from ringfence.client.query_source import HasTables, QueryRows, QuerySource
 from ringfence.client.snapshot_folder import folder_in_use
 from ringfence.client.source_files import SourceFiles
 from ringfence.client.source_rows import (
@@ -25,6 +25,7 @@ from ringfence.client.source_rows import (
     MESSAGES,
     OPTIONAL_LABEL_COLUMNS,
 )
+from ringfence.client.table_refusals import shown_name
 from ringfence.client.taking_snapshot import query_source
 from ringfence.model.errors import DataError
 from ringfence.model.jsonl_reader import numbered_lines, open_lines, stream_conversations
@@ -66,12 +67,19 @@ class ColumnPreview:
 def preview(home: MemberHome, *, data: DataSettings) -> list[ColumnPreview]:
     """Look at the first rows of the data and return its columns.
 
+    Of tables in files whose queries are refused these are the columns of the tables, and what is wrong with the query.
+
     Raises:
         ConfigError, DataError: the source cannot be read. The member's to mend.
     """
     if data.by_query:
         with folder_in_use(home), query_source(home, data, None) as source:
-            return _of_queries(source, data)
+            try:
+                return _of_queries(source, data)
+            except DataError as error:
+                if not isinstance(source, HasTables):
+                    raise
+                return _of_tables(source, error)
     with SourceFiles(home) as files:
         path = files.locate(data.files)[0]
         if data.format == "pan-2012":
@@ -94,7 +102,7 @@ def probe(home: MemberHome, *, data: DataSettings, first: int) -> None:
         ConfigError, DataError: they cannot be read, or a column is missing. The member's to mend.
     """
     if data.by_query or data.format != "conversations":
-        missing = [item for item in preview(home, data=data) if item.missing]
+        missing = [item for item in _columns_to_probe(home, data) if item.missing]
         if missing:
             raise DataError(
                 f"The {missing[0].source} query yields no column {missing[0].column}.",
@@ -105,6 +113,25 @@ def probe(home: MemberHome, *, data: DataSettings, first: int) -> None:
         for conversations in stream_conversations(files.locate(data.files)):
             for _ in itertools.islice(conversations, first):
                 pass
+
+
+def _columns_to_probe(home: MemberHome, data: DataSettings) -> list[ColumnPreview]:
+    """Return what `preview` does, but raise what is wrong with a query."""
+    if not data.by_query:
+        return preview(home, data=data)
+    with query_source(home, data, None) as source:
+        return _of_queries(source, data)
+
+
+def _of_tables(source: HasTables, error: DataError) -> list[ColumnPreview]:
+    return [
+        *(
+            ColumnPreview(table, shown_name(column), "", "column of this table")
+            for table, columns in source.tables().items()
+            for column in columns
+        ),
+        ColumnPreview("[data]", "query", _MISSING, error.message, missing=True),
+    ]
 
 
 def _of_queries(source: QuerySource, data: DataSettings) -> list[ColumnPreview]:

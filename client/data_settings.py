@@ -14,16 +14,20 @@ from ringfence.model.plan import Name
 SINCE = re.compile(r"(?<![:\w]):since\b")
 """Where a query asks for the setting ``since``."""
 
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+\.0+")
+
 FileFormat = Literal["conversations", "pan-2012", "panc"]
 
 
 def label_text(value: object) -> str:
-    """Return one spelling of a decision, whatever type a source gives it: ``1``, ``true``, ``ban_grooming``."""
+    """Return one spelling of a decision, whatever type a source gives it: ``1``, ``true``, ``ban_grooming``.
+
+    A whole number is the same with zeros behind its point and without: pandas writes 1.0 as soon as one label is null.
+    """
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+    written = str(value).strip()
+    return written.partition(".")[0] if _WHOLE_NUMBER.fullmatch(written) else written
 
 
 Decision = Annotated[str, BeforeValidator(label_text), Field(min_length=1)]

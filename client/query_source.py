@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from ringfence.client.data_settings import DataSettings
 
@@ -56,6 +56,15 @@ class QuerySource(Protocol):
         Raises:
             DataError: the source refuses it. The message holds no value of any row.
         """
+        ...
+
+
+@runtime_checkable
+class HasTables(Protocol):
+    """A source that knows the columns of its tables, whatever a query asks for."""
+
+    def tables(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of each table's columns."""
         ...
 
 

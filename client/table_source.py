@@ -6,7 +6,8 @@ an error may quote a line of a file, so only its kind is passed on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,39 +15,46 @@ from typing import TYPE_CHECKING, Self
 
 from ringfence.client.data_settings import SINCE, DataSettings
 from ringfence.client.member_home import MemberHome
-from ringfence.client.query_source import Column, QueryRows
+from ringfence.client.query_source import Column, QueryRows, since_value
+from ringfence.client.snapshot_writer import MAXIMUM_CHARACTERS
 from ringfence.client.source_files import SourceFiles
+from ringfence.client.source_rows import (
+    LABEL_COLUMNS,
+    LABELS,
+    MESSAGE_COLUMNS,
+    MESSAGES,
+    OPTIONAL_LABEL_COLUMNS,
+)
+from ringfence.client.table_files import Table, pattern_of, table_of
+from ringfence.client.table_refusals import (
+    Complaints,
+    damaged_file,
+    looks_like_a_name,
+    named_path,
+    refused_query,
+)
 from ringfence.model.errors import ConfigError, DataError, RingfenceError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-_MEMORY = "128MB"
-_BLOCK = 1_000
-_LONGEST_LINE = 16 * 1024 * 1024
-_READERS: Mapping[str, str] = {
-    ".parquet": "read_parquet({files}, union_by_name = true)",
-    # As text: what looks like a number in the first lines need not be one, and 007 is not 7.
-    ".csv": f"read_csv({{files}}, header = true, all_varchar = true, union_by_name = true, max_line_size = {_LONGEST_LINE})",
-    ".jsonl": f"read_json({{files}}, format = 'newline_delimited', union_by_name = true, maximum_object_size = {_LONGEST_LINE})",
+_MEMORY_MIB = 256
+# To look at every line of JSONL: room for a few of the longest. What a line usually takes is far less.
+_MEMORY_TO_LOOK_MIB = 512
+_SHARE_OF_THE_MACHINE = 0.75
+_BLOCK = 200
+_LISTED = 30
+_OF_FILES = ("InvalidInputException", "IOException", "SerializationException", "InternalException")
+_AGREED: Mapping[str, frozenset[str]] = {
+    MESSAGES: frozenset(MESSAGE_COLUMNS),
+    LABELS: frozenset((*LABEL_COLUMNS, *OPTIONAL_LABEL_COLUMNS)),
 }
-_SAME_AS = {".tsv": ".csv", ".ndjson": ".jsonl", ".json": ".jsonl"}
-_COMPRESSED = (".gz", ".zst")
-_MEANINGS: Mapping[str, tuple[str, str]] = {
-    "CatalogException": ("names a table or function that there is not", "Tables are those of [data.tables]."),
-    "BinderException": ("names a column that its table has not", "See: ringfence data preview-schema"),
-    "ParserException": ("is not SQL", "Correct it in [data] of member.toml."),
-    "PermissionException": (
-        "reads what is not in [data.tables]",
-        "Name every file there, and read the table.",
-    ),
-    "ConversionException": ("meets a value that cannot be converted", "TRY_CAST gives null for such values."),
-    "OutOfMemoryException": ("needs more memory than is set aside", "Leave sorting and grouping out of it."),
-    "InvalidInputException": (
-        "meets a line that is damaged or not UTF-8",
-        "Export the files again as UTF-8.",
-    ),
-}
+# The snapshot keeps no more of a message; a block of messages of a megabyte would be a gigabyte.
+_HALF = MAXIMUM_CHARACTERS // 2
+_KEPT = (
+    f"CASE WHEN length({{text}}) > {MAXIMUM_CHARACTERS} THEN left({{text}}, {_HALF}) || right({{text}}, {_HALF}) "
+    "ELSE {text} END"
+)
 
 
 class TableSource:
@@ -62,6 +70,9 @@ class TableSource:
         self._data = data
         self._open = ExitStack()
         self._database: DuckDBPyConnection | None = None
+        self._complaints = Complaints()
+        self._paths: dict[str, list[Path]] = {}
+        self._tables: dict[str, Table] = {}
 
     def __enter__(self) -> Self:
         """Find the files, fetch those that lie elsewhere, and close everything else off.
@@ -84,25 +95,49 @@ class TableSource:
         self._open.close()
 
     def query(self, name: str, statement: str) -> QueryRows:
-        """Run a query and stream its rows; see `QuerySource.query`."""
+        """Run a query and stream its rows; see `QuerySource.query`.
+
+        Only the agreed columns are read, with null in the place of the others; a long text comes without its middle.
+        """
         import duckdb
 
         if self._database is None:
             raise ConfigError("The tables are not open.")
-        parameters = {"since": self._data.since} if SINCE.search(statement) else None
+        asked = SINCE.sub("$since", statement)
+        # A time, not its text: a text is before or after another by its letters.
+        parameters = {"since": since_value(self._data)} if SINCE.search(statement) else None
         # A cursor is a connection of its own to the same tables: one query may be read while another runs.
         cursor = self._open.enter_context(self._database.cursor())
         try:
-            statements = cursor.extract_statements(SINCE.sub("$since", statement))
+            statements = cursor.extract_statements(asked)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise DataError(f"The {name} query is not one SELECT.", hint="Queries only read.")
-            cursor.execute(statements[0], parameters)
+            inside = f"({_without_end(asked)}\n)"
+            cursor.execute(f"FROM {inside} LIMIT 0", parameters)
             columns = tuple(Column(str(item[0]), str(item[1])) for item in cursor.description or ())
         except duckdb.Error as error:
-            raise _refusal(error, name) from None
-        return QueryRows(columns=columns, rows=_rows(cursor, name))
+            raise self._refusal(error, name) from None
+        return QueryRows(
+            columns=columns, rows=self._rows(cursor, name, _agreed(name, columns, inside), parameters)
+        )
 
-    def _prepare(self, files: SourceFiles) -> None:
+    def tables(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the columns of each table."""
+        return {name: table.columns for name, table in self._tables.items()}
+
+    def _rows(
+        self, cursor: DuckDBPyConnection, name: str, statement: str, parameters: Mapping[str, object] | None
+    ) -> Iterator[Sequence[object]]:
+        import duckdb
+
+        try:
+            cursor.execute(statement, parameters)
+            while block := cursor.fetchmany(_BLOCK):
+                yield from block
+        except (duckdb.Error, UnicodeDecodeError) as error:
+            raise self._refusal(error, name) from None
+
+    def _prepare(self, located: SourceFiles) -> None:
         import duckdb
 
         temporary = self._home.snapshots
@@ -110,7 +145,7 @@ class TableSource:
         database = duckdb.connect(
             ":memory:",
             config={
-                "memory_limit": _MEMORY,
+                "memory_limit": f"{_MEMORY_TO_LOOK_MIB}MiB",
                 "threads": 1,
                 "temp_directory": str(temporary / "duckdb"),
                 "python_enable_replacements": False,
@@ -119,18 +154,71 @@ class TableSource:
             },
         )
         self._open.callback(database.close)
-        located = {name: _readable(files.locate(named)) for name, named in self._data.tables.items()}
-        everything = sorted({str(path) for paths in located.values() for path in paths})
+        self._paths = {name: _readable(located.locate(named)) for name, named in self._data.tables.items()}
+        files = {path for paths in self._paths.values() for path in paths}
+        allowed = sorted({str(path) for path in files} | {pattern_of(path) for path in files})
+        # Closed off before any file is looked at: what stands in one can then reach no other.
+        database.execute(f"SET allowed_paths = {_list(allowed)}")
+        database.execute("SET enable_external_access = false")
+        self._tables = {
+            name: table_of(database, name, paths, complaints=self._complaints)
+            for name, paths in self._paths.items()
+        }
         try:
-            for name, paths in located.items():
-                database.execute(f'CREATE VIEW "{name}" AS SELECT * FROM {_reader(name, paths)}')  # noqa: S608 - both checked
-            database.execute(f"SET allowed_paths = {_list(everything)}")
+            for name, table in self._tables.items():
+                database.execute(f'CREATE VIEW "{name}" AS {table.select}')
+            database.execute(f"SET memory_limit = '{_memory_mib(self._tables.values())}MiB'")
             database.execute("SET TimeZone = 'UTC'")
-            database.execute("SET enable_external_access = false")
             database.execute("SET lock_configuration = true")
         except duckdb.Error as error:
-            raise _refusal(error, "tables") from None
+            raise DataError(
+                f"The tables cannot be read together ({type(error).__name__}).",
+                hint="Files of one table need columns of types that go together.",
+            ) from None
         self._database = database
+
+    def _refusal(self, error: Exception, name: str) -> RingfenceError:
+        complaint = self._complaints.raised(error)
+        if complaint is not None:
+            return complaint
+        if type(error).__name__ in _OF_FILES:
+            paths = [path for paths in self._paths.values() for path in paths]
+            path = named_path(error, paths)
+            if path is not None:
+                return damaged_file(error, path)
+            for table, paths in self._paths.items():
+                for path in paths:
+                    found = self._damage(table, path)
+                    if found is not None:
+                        return found
+        return refused_query(
+            error,
+            name,
+            tables=_in_words(self.tables()),
+            row_group_bytes=max((table.row_group_bytes for table in self._tables.values()), default=0),
+        )
+
+    def _damage(self, table: str, path: Path) -> RingfenceError | None:
+        """Read one file alone and return what is wrong with it, if anything is."""
+        import duckdb
+
+        if self._database is None:
+            return None
+        try:
+            alone = table_of(self._database, table, [path], complaints=Complaints())
+            self._database.execute(f"SELECT max(COLUMNS(*)::VARCHAR) FROM ({alone.select})").fetchall()  # noqa: S608 - quoted
+        except duckdb.Error as error:
+            return damaged_file(error, path) if type(error).__name__ in _OF_FILES else None
+        except RingfenceError as error:
+            return error
+        return None
+
+
+def _memory_mib(tables: Iterable[Table]) -> int:
+    """Return how much DuckDB may use: a row group of Parquet is read as a whole, in buffers that double as they fill."""
+    wanted = _MEMORY_MIB + sum(3 * table.row_group_bytes for table in tables) // 1024**2
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
+    return max(_MEMORY_MIB, min(wanted, int(machine * _SHARE_OF_THE_MACHINE)))
 
 
 def _readable(paths: list[Path]) -> list[Path]:
@@ -144,41 +232,40 @@ def _readable(paths: list[Path]) -> list[Path]:
     return paths
 
 
-def _reader(table: str, paths: Sequence[Path]) -> str:
-    kinds = {_kind(path) for path in paths}
-    kind = kinds.pop() if len(kinds) == 1 else ""
-    if kind not in _READERS:
-        raise ConfigError(
-            f"The files of table {table} are not all of one known kind.",
-            hint="Use .jsonl, .csv or .parquet; .jsonl and .csv may be compressed: .gz, .zst.",
-        )
-    return _READERS[kind].format(files=_list([str(path) for path in paths]))
-
-
-def _kind(path: Path) -> str:
-    name = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
-    return _SAME_AS.get(name.suffix.lower(), name.suffix.lower())
-
-
 def _list(values: Sequence[str]) -> str:
     return "[" + ", ".join("'" + value.replace("'", "''") + "'" for value in values) + "]"
 
 
-def _rows(cursor: DuckDBPyConnection, name: str) -> Iterator[Sequence[object]]:
+def _without_end(statement: str) -> str:
+    """Return a statement without the semicolon after it, so that it can stand inside of another."""
     import duckdb
 
-    try:
-        while block := cursor.fetchmany(_BLOCK):
-            yield from block
-    except (duckdb.Error, UnicodeDecodeError) as error:
-        raise _refusal(error, name) from None
+    encoded = statement.encode()
+    ends = [place for place, _ in duckdb.tokenize(statement) if encoded[place : place + 1] == b";"]
+    return encoded[: ends[-1]].decode() if ends else statement
 
 
-def _refusal(error: Exception, name: str) -> RingfenceError:
-    """Return what may be said of an error of DuckDB: what its kind stands for."""
-    subject = "A file of [data.tables]" if name == "tables" else f"The {name} query"
-    kind = type(error).__name__
-    meaning, hint = _MEANINGS.get(kind, (f"failed ({kind})", "Check the query and its files."))
-    if name == "tables" and kind not in _MEANINGS:
-        meaning = f"cannot be read ({kind})"
-    return DataError(f"{subject} {meaning}.", hint=hint)
+def _agreed(name: str, columns: Sequence[Column], inside: str) -> str:
+    """Return a query for the agreed columns alone. What a file lacks or holds in others is nobody's concern."""
+    agreed = _AGREED.get(name)
+    chosen = []
+    for place, column in enumerate(columns):
+        low = column.name.lower()
+        if agreed is not None and low not in agreed:
+            chosen.append("NULL")
+        elif name == MESSAGES and low == "text" and column.type == "VARCHAR":
+            chosen.append(_KEPT.format(text=f"c{place}"))
+        else:
+            chosen.append(f"c{place}")
+    names = ", ".join(f"c{place}" for place in range(len(columns)))
+    return f"SELECT {', '.join(chosen)} FROM {inside} AS asked({names})"  # noqa: S608 - the member's own query
+
+
+def _in_words(tables: Mapping[str, Sequence[str]]) -> str:
+    """Return the tables with their columns, unless a name among them may be a value of a file without a header."""
+    listed = []
+    for table, columns in tables.items():
+        shown = columns[:_LISTED] if all(looks_like_a_name(column) for column in columns) else ()
+        more = f" and {len(columns) - len(shown)} more" if shown and len(shown) < len(columns) else ""
+        listed.append(f"{table} has {', '.join(shown) or f'{len(columns)} columns'}{more}.")
+    return " ".join(listed)

@@ -40,6 +40,7 @@ ALLOWED = {
     ("sql_source.py", "sqlalchemy"): "the member's own database, in a process without a part in training",
     ("sql_source.py", "psycopg"): "names of its types",
     ("source_files.py", "fsspec"): "the member's own object store, in the same process",
+    ("table_files.py", "duckdb"): "its errors alone; the connection is that of table_source.py",
     ("table_source.py", "duckdb"): "the member's own files; DuckDB's network and other files are locked off",
     ("coordinator_connection.py", "open_channel"): "the release client's channel factory",
     ("releases.py", "open_channel"): "takes the factory as an argument",

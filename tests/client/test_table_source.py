@@ -224,9 +224,9 @@ def test_what_is_wrong_with_a_query_is_named_without_a_value(
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("dm-1.csv", b"conversation_id,text\n\xff\xfe\x00,heron\n", "UTF-8|cannot be read"),
-        ("dm-1.jsonl", b'{"conversation_id": "heron"\n', "damaged or not UTF-8|failed"),
-        ("dm-1.parquet", b"PAR1 heron PAR1", "damaged or not UTF-8|cannot be read"),
+        ("dm-1.csv", b"conversation_id,text\n\xff\xfe\x00,heron\n", r"dm-1\.csv, line 2: is not UTF-8"),
+        ("dm-1.jsonl", b'{"conversation_id": "heron"\n', r"dm-1\.jsonl, line 1: is not JSON"),
+        ("dm-1.parquet", b"PAR1 heron PAR1", r"dm-1\.parquet is no whole Parquet file"),
         ("dm-1.xlsx", b"heron", "known kind"),
     ],
 )
