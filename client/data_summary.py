@@ -6,6 +6,7 @@ Conversations are gone through one by one, so that memory grows with people and 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 from array import array
@@ -118,6 +119,8 @@ def summarise(
         part: of several files, which one the conversation at a position came from; None where there is one.
     """
     check_terms(contribution_bound, secret)
+    # What the reading remembered to be fast refers to itself, and would lie beside what is counted here.
+    gc.collect()
     counted = _Counted()
     leaks = LeakSearch()
     builder = talk_graph_builder(secret)
@@ -126,10 +129,12 @@ def summarise(
         people = builder.add(conversation)
         leaks.add(conversation, people=people, part=0 if part is None else part(position))
     graph = builder.build()
-    labels = np.array(counted.labels, dtype=np.int64)
-    decided = np.flatnonzero(labels != _UNDECIDED)
-    chosen = CHOICES[bounds](graph.only(decided), contribution_bound)
-    kept = _counts(labels[decided[chosen.positions]])
+    labels = np.frombuffer(counted.labels, dtype=np.int8)
+    decided = labels != _UNDECIDED
+    chosen = CHOICES[bounds](
+        graph if decided.all() else graph.only(np.flatnonzero(decided)), contribution_bound
+    )
+    kept = _counts(labels[decided][chosen.positions])
     dropped = _counts(np.delete(labels[decided], chosen.positions))
     step = max(1, len(labels) // _LANGUAGE_SAMPLE)
     languages = count_languages(conversations[position] for position in range(0, len(labels), step))
@@ -183,7 +188,7 @@ class _Counted:
             self.last = max(times) if self.last is None else max(self.last, *times)
 
 
-def _counts(labels: npt.NDArray[np.int64]) -> LabelCounts:
+def _counts(labels: npt.NDArray[np.int8]) -> LabelCounts:
     return LabelCounts(
         positive=int((labels == 1).sum()),
         negative=int((labels == 0).sum()),

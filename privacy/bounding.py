@@ -64,19 +64,19 @@ class Choice:
     """Which conversations of a graph are used, and how.
 
     Attributes:
-        positions: (n,) int64, of the conversations that are used; those of one example lie together.
+        positions: (n,) int32, of the conversations that are used; those of one example lie together.
         weights: (n,) float64, or None where each is 1.
-        groups: (n,) int64, the place among the positions of the one that names each conversation's example, -1 for an example
+        groups: (n,) int32, the place among the positions of the one that names each conversation's example, -1 for an example
             of its own; or None where each is one.
     """
 
-    positions: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float64] | None = None
-    groups: npt.NDArray[np.int64] | None = None
+    groups: npt.NDArray[np.int32] | None = None
 
-    def examples(self) -> npt.NDArray[np.int64]:
-        """Return for each conversation the place of the one that names its example, (n,) int64."""
-        own = np.arange(len(self.positions))
+    def examples(self) -> npt.NDArray[np.int32]:
+        """Return for each conversation the place of the one that names its example, (n,) int32."""
+        own = np.arange(len(self.positions), dtype=np.int32)
         return own if self.groups is None else np.where(self.groups < 0, own, self.groups)
 
 
@@ -293,13 +293,13 @@ def choose_whole(graph: TalkGraph, contribution_bound: int) -> Choice:
         DataError: two conversations have one id. The data owner's fault.
     """
     used = array("i", bytes(4 * len(graph.names)))
-    positions = array("q")
+    positions = array("i")
     for position, people in graph.people_of(order_of(graph)):
         if people and all(used[person] < contribution_bound for person in people):
             for person in people:
                 used[person] += 1
             positions.append(position)
-    return Choice(np.array(positions, dtype=np.int64))
+    return Choice(np.array(positions, dtype=np.int32))
 
 
 def fractional_weights(
@@ -327,7 +327,7 @@ def choose_fractions(graph: TalkGraph, contribution_bound: int) -> Choice:
         DataError: two conversations have one id. The data owner's fault.
     """
     order = order_of(graph)
-    positions = order[graph.sizes()[order] > 0]
+    positions = order[graph.sizes()[order] > 0].astype(np.int32)
     if not len(positions):
         return Choice(positions)
     kept = graph.only(positions)

@@ -68,22 +68,25 @@ def choose_groups(graph: TalkGraph, contribution_bound: int) -> Choice:
         DataError: two conversations have one id. The data owner's fault.
     """
     alone = choose_whole(graph, contribution_bound).positions
-    example_of = np.full(len(graph), -1, dtype=np.int64)
+    example_of = np.full(len(graph), -1, dtype=np.int32)
     example_of[alone] = np.arange(len(alone))
-    examples_of = _ExamplesOfPeople(graph, contribution_bound=contribution_bound)
-    for example, (_, people) in enumerate(graph.people_of(alone)):
-        examples_of.add(example, people)
-    sizes = array("q", [1]) * len(alone)
-    joined = array("q")
+    sizes, joined = array("i", [1]) * len(alone), array("i")
     order = graph.order()
-    for position, people in graph.people_of(order[example_of[order] < 0]):
+    left_out = order[example_of[order] < 0]
+    if len(left_out):
+        examples_of = _ExamplesOfPeople(graph, contribution_bound=contribution_bound)
+        for example, (_, people) in enumerate(graph.people_of(alone)):
+            examples_of.add(example, people)
+    for position, people in graph.people_of(left_out):
         chosen = _example_for(people, sizes, examples_of, contribution_bound=contribution_bound)
         if chosen is not None:
             example_of[position] = chosen
             sizes[chosen] += 1
             joined.append(position)
             examples_of.add(chosen, people)
-    positions = np.concatenate((alone, np.array(joined, dtype=np.int64)))
+    if not joined:
+        return Choice(alone)
+    positions = np.concatenate((alone, np.array(joined, dtype=np.int32)))
     # The one that was kept alone comes first, those that joined it in their order.
     positions = positions[np.argsort(example_of[positions], kind="stable")]
     return _weighted(graph, positions, np.array(sizes, dtype=np.int64))
@@ -147,10 +150,10 @@ def _example_for(
     return min(open_to_it, key=lambda example: (-known[example], example), default=None)
 
 
-def _weighted(graph: TalkGraph, positions: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Choice:
+def _weighted(graph: TalkGraph, positions: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64]) -> Choice:
     """Return a choice of examples of given sizes, whose conversations follow each other."""
     weights = np.ones(len(positions))
-    groups = np.full(len(positions), -1, dtype=np.int64)
+    groups = np.full(len(positions), -1, dtype=np.int32)
     starts = np.cumsum(sizes) - sizes
     together = sizes > 1
     for start, size in zip(starts[together].tolist(), sizes[together].tolist(), strict=True):

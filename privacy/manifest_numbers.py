@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ringfence.privacy.talk_graph import Numbers
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ManifestNumbers:
@@ -101,12 +103,12 @@ class _Pairs:
         return cls(order, np.cumsum(first) - 1, person[first], example[first])
 
 
-def sizes_of_runs(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def sizes_of_runs(numbers: Numbers) -> npt.NDArray[np.int64]:
     """Return the lengths of the runs of equal numbers that follow each other, int64."""
     return np.diff(np.append(_starts_of_runs(numbers), len(numbers)))
 
 
-def _starts_of_runs(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _starts_of_runs(numbers: Numbers) -> npt.NDArray[np.int64]:
     first = np.ones(len(numbers), dtype=np.bool_)
     first[1:] = numbers[1:] != numbers[:-1]
     return np.flatnonzero(first)

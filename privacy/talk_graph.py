@@ -8,12 +8,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ringfence.model.conversation import Conversation
 from ringfence.privacy.digest_table import DigestTable, sorted_order
+
+Numbers: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+"""Positions or numbers: ``(count,)``."""
 
 DIGEST_BYTES = 32
 _BLOCK = 4_096
@@ -39,7 +43,7 @@ class TalkGraph:
     def __len__(self) -> int:
         return len(self.conversations)
 
-    def people_of(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, list[int]]]:
+    def people_of(self, positions: Numbers) -> Iterator[tuple[int, list[int]]]:
         """Yield each position with the numbers of the people in that conversation."""
         people = self.people.data
         for first in range(0, len(positions), _BLOCK):
@@ -60,7 +64,7 @@ class TalkGraph:
         """Return the positions in the order of the conversations' pseudonyms, (n,) int64."""
         return sorted_order(self.conversations)
 
-    def only(self, positions: npt.NDArray[np.int64]) -> TalkGraph:
+    def only(self, positions: Numbers) -> TalkGraph:
         """Return the graph of some conversations, in the order of their positions; people keep their numbers."""
         sizes = self.sizes()[positions]
         starts = np.concatenate(([0], np.cumsum(sizes)))
