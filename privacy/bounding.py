@@ -295,7 +295,7 @@ def choose_whole(graph: TalkGraph, contribution_bound: int) -> Choice:
     used = array("i", bytes(4 * len(graph.names)))
     positions = array("i")
     for position, people in graph.people_of(order_of(graph)):
-        if people and all(used[person] < contribution_bound for person in people):
+        if people and _have_room(used, people, contribution_bound):
             for person in people:
                 used[person] += 1
             positions.append(position)
@@ -426,6 +426,10 @@ def order_of(graph: TalkGraph) -> npt.NDArray[np.int64]:
                 hint="Give each conversation an id of its own within the data set.",
             )
     return order
+
+
+def _have_room(used: Sequence[int], people: Sequence[int], contribution_bound: int) -> bool:
+    return all(used[person] < contribution_bound for person in people)
 
 
 def _rows_of(kept: Sequence[KeptConversation]) -> Iterator[_Row]:
