@@ -1,6 +1,7 @@
 """Reading a member's data: messages a second, and memory beyond the libraries, for each kind of source.
 
     python benchmarks/data_reading.py --messages 1000000 --length 20
+    python benchmarks/data_reading.py --messages 1000000 --length 2 --people 300000 --tasks check
     python benchmarks/data_reading.py --messages 1000000 --postgresql postgresql://postgres@127.0.0.1:5432/test
 
 Each source is made up, holds the same conversations, and is read in a process of its own; memory is that process's peak less
@@ -43,6 +44,11 @@ def main() -> None:
     )
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--length", type=int, default=20, help="messages of a conversation")
+    parser.add_argument(
+        "--people",
+        type=int,
+        help="draw two of so many for each conversation, some often; by default its own two",
+    )
     parser.add_argument("--postgresql", help="URL of a database in which a table may be made and dropped")
     parser.add_argument(
         "--kinds", nargs="+", default=["conversations", "jsonl", "csv", "parquet", "sqlite", "postgresql"]
@@ -146,12 +152,15 @@ def _peak_mib() -> float:
 
 
 def _conversations(given: argparse.Namespace) -> Iterator[tuple[str, int, list[tuple[int, str, float, str]]]]:
-    rng, words = random.Random(5), WORDS.split()
+    rng, drawn, words = random.Random(5), random.Random(6), WORDS.split()
     for number in range(given.messages // given.length):
+        two = [f"user-{number}-{index}" for index in range(2)]
+        if given.people:
+            two = [f"user-{int(given.people * drawn.random() ** 2)}" for _ in range(2)]
         messages = [
             (
                 number * given.length + index,
-                f"user-{number}-{index % 2}",
+                two[index % 2],
                 1.7e9 + number * 60 + index,
                 " ".join(rng.choices(words, k=12)),
             )

@@ -6,6 +6,7 @@ Conversations are gone through one by one, so that memory grows with people and 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import statistics
 from array import array
@@ -14,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+import numpy.typing as npt
+
 from ringfence.client.data_leaks import LeakSearch
-from ringfence.client.snapshot import Selection
 from ringfence.model.bounds import RECOMMENDED_BOUNDS, Bounds
 from ringfence.model.conversation import Conversation
 from ringfence.model.language import OTHER_LANGUAGE_SHARE, count_languages, other_language_share
-from ringfence.privacy.bounding import normalise_participant
-from ringfence.privacy.grouping import BOUNDS
+from ringfence.privacy.bounding import check_terms, talk_graph_builder
+from ringfence.privacy.grouping import CHOICES
+from ringfence.privacy.manifest_numbers import sizes_of_runs
 
 # Below this many of a kind, quality can neither be trained for nor measured.
 _FEW = 30
@@ -28,6 +32,7 @@ _FEW = 30
 _EVERYWHERE = 0.1
 _LATEST_PLAUSIBLE = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _LANGUAGE_SAMPLE = 1_000
+_UNDECIDED = -1
 _OLDEST_CHAT = datetime(1990, 1, 1, tzinfo=UTC).timestamp()
 _NEWEST_CHAT = datetime(2100, 1, 1, tzinfo=UTC).timestamp()
 _FINER_UNITS = (("milliseconds", 1_000), ("microseconds", 1_000_000), ("nanoseconds", 1_000_000_000))
@@ -113,23 +118,31 @@ def summarise(
         secret: orders the conversations, as in training, at least 16 bytes.
         part: of several files, which one the conversation at a position came from; None where there is one.
     """
+    check_terms(contribution_bound, secret)
+    # What the reading remembered to be fast refers to itself, and would lie beside what is counted here.
+    gc.collect()
     counted = _Counted()
     leaks = LeakSearch()
+    builder = talk_graph_builder(secret)
     for position, conversation in enumerate(conversations):
         counted.add(conversation)
-        leaks.add(conversation, part=0 if part is None else part(position))
-    labels = counted.labels
-    decided = [position for position, label in enumerate(labels) if label is not None]
-    bounded = BOUNDS[bounds](
-        Selection(conversations, decided), contribution_bound=contribution_bound, secret=secret
+        people = builder.add(conversation)
+        leaks.add(conversation, people=people, part=0 if part is None else part(position))
+    graph = builder.build()
+    labels = np.frombuffer(counted.labels, dtype=np.int8)
+    decided = labels != _UNDECIDED
+    chosen = CHOICES[bounds](
+        graph if decided.all() else graph.only(np.flatnonzero(decided)), contribution_bound
     )
-    kept = Counter(labels[decided[position]] for position in bounded.positions)
+    kept = _counts(labels[decided][chosen.positions])
+    dropped = _counts(np.delete(labels[decided], chosen.positions))
     step = max(1, len(labels) // _LANGUAGE_SAMPLE)
     languages = count_languages(conversations[position] for position in range(0, len(labels), step))
-    counts = _counts(Counter(labels))
+    counts = _counts(labels)
+    busiest = int(graph.degrees().max(initial=0))
     warnings = [
-        *_warnings(counted, counts),
-        *leaks.warnings(Selection(conversations, leaks.to_compare(labels))),
+        *_warnings(counted, counts, busiest=busiest),
+        *leaks.warnings(conversations),
         *_language_warnings(languages),
     ]
     return DataSummary(
@@ -139,15 +152,15 @@ def summarise(
         longest=max(counted.lengths),
         first_at=_iso(counted.first) if counted.first is not None else None,
         last_at=_iso(counted.last) if counted.last is not None else None,
-        participants=len(counted.degree),
-        median_group=statistics.median(counted.groups),
-        largest_group=max(counted.groups),
-        busiest=counted.busiest,
+        participants=len(graph.names),
+        median_group=statistics.median(graph.sizes().tolist()),
+        largest_group=int(graph.sizes().max()),
+        busiest=busiest,
         contribution_bound=contribution_bound,
         bounds=bounds,
-        kept=_counts(kept),
-        examples=len(bounded.manifest.group_sizes),
-        dropped=_counts(Counter(labels[position] for position in decided) - kept),
+        kept=kept,
+        examples=len(sizes_of_runs(chosen.examples())),
+        dropped=dropped,
         languages={name: count / languages.total() for name, count in languages.most_common()},
         warnings=tuple(warnings),
     )
@@ -157,40 +170,33 @@ class _Counted:
     """What one pass over the conversations counts."""
 
     def __init__(self) -> None:
-        self.labels: list[int | None] = []
+        self.labels = array("b")
         self.lengths = array("q")
-        self.groups = array("q")
-        self.degree: Counter[str] = Counter()
         self.first: float | None = None
         self.last: float | None = None
         self.empty = 0
         self.unordered = 0
 
     def add(self, conversation: Conversation) -> None:
-        people = {normalise_participant(author) for author in conversation.participants}
         times = [message.time for message in conversation.messages if message.time is not None]
-        self.labels.append(conversation.label)
+        self.labels.append(_UNDECIDED if conversation.label is None else conversation.label)
         self.lengths.append(len(conversation.messages))
-        self.groups.append(len(people))
-        self.degree.update(people)
         self.empty += not conversation.messages
         self.unordered += any(later < earlier for earlier, later in itertools.pairwise(times))
         if times:
             self.first = min(times) if self.first is None else min(self.first, *times)
             self.last = max(times) if self.last is None else max(self.last, *times)
 
-    @property
-    def busiest(self) -> int:
-        return max(self.degree.values(), default=0)
 
-
-def _counts(by_label: Mapping[int | None, int]) -> LabelCounts:
+def _counts(labels: npt.NDArray[np.int8]) -> LabelCounts:
     return LabelCounts(
-        positive=by_label.get(1, 0), negative=by_label.get(0, 0), undecided=by_label.get(None, 0)
+        positive=int((labels == 1).sum()),
+        negative=int((labels == 0).sum()),
+        undecided=int((labels == _UNDECIDED).sum()),
     )
 
 
-def _warnings(counted: _Counted, counts: LabelCounts) -> list[str]:
+def _warnings(counted: _Counted, counts: LabelCounts, *, busiest: int) -> list[str]:
     found = []
     for count, kind in ((counts.positive, "positive"), (counts.negative, "negative")):
         if count < _FEW:
@@ -199,9 +205,9 @@ def _warnings(counted: _Counted, counts: LabelCounts) -> list[str]:
             )
     if counted.empty:
         found.append(f"{counted.empty} conversations have no messages; training never uses them.")
-    if counts.total >= _FEW and counted.busiest > _EVERYWHERE * counts.total:
+    if counts.total >= _FEW and busiest > _EVERYWHERE * counts.total:
         found.append(
-            f"One account takes part in {counted.busiest} conversations. If it is a bot or a moderator, leave its messages "
+            f"One account takes part in {busiest} conversations. If it is a bot or a moderator, leave its messages "
             "out, or most of them are dropped or count for little."
         )
     if counted.unordered:

@@ -9,17 +9,26 @@ from __future__ import annotations
 import hashlib
 import hmac
 import itertools
-import math
 import unicodedata
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
 
 from ringfence.model.conversation import Conversation
 from ringfence.model.errors import BudgetError, ConfigError, DataError
+from ringfence.privacy.digest_table import ranks
+from ringfence.privacy.manifest_numbers import ManifestNumbers, sizes_of_runs
+from ringfence.privacy.talk_graph import DIGEST_BYTES, TalkGraph, TalkGraphBuilder
 
 MINIMUM_SECRET_BYTES = 16
 _WEIGHT_TOLERANCE = 1e-9
+_BLOCK = 1 << 16
 
 MOST_IN_AN_EXAMPLE = 8
 """Conversations of one example. The products that its norm needs grow with the square; more brought nothing measurable."""
@@ -47,6 +56,117 @@ class KeptConversation:
         return self.group or self.pseudonym
 
 
+_Row = tuple[str, tuple[str, ...], float, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """Which conversations of a graph are used, and how.
+
+    Attributes:
+        positions: (n,) int32, of the conversations that are used; those of one example lie together.
+        weights: (n,) float64, or None where each is 1.
+        groups: (n,) int32, the place among the positions of the one that names each conversation's example, -1 for an example
+            of its own; or None where each is one.
+    """
+
+    positions: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float64] | None = None
+    groups: npt.NDArray[np.int32] | None = None
+
+    def examples(self) -> npt.NDArray[np.int32]:
+        """Return for each conversation the place of the one that names its example, (n,) int32."""
+        own = np.arange(len(self.positions), dtype=np.int32)
+        return own if self.groups is None else np.where(self.groups < 0, own, self.groups)
+
+
+class KeptConversations(Sequence[KeptConversation]):
+    """Rows of a manifest, made when they are asked for: half a million in place take hundreds of megabytes.
+
+    Args:
+        graph: of which they are rows.
+        choice: which.
+    """
+
+    def __init__(self, graph: TalkGraph, choice: Choice) -> None:
+        self._graph = graph
+        self._choice = choice
+
+    def __len__(self) -> int:
+        return len(self._choice.positions)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            mine == theirs for mine, theirs in zip(self, other, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment] # as of every sequence that compares by what is in it
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} kept conversations>"
+
+    def __iter__(self) -> Iterator[KeptConversation]:
+        return itertools.starmap(KeptConversation, self.rows(range(len(self))))
+
+    @overload
+    def __getitem__(self, place: int) -> KeptConversation: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[KeptConversation]: ...
+
+    def __getitem__(self, place: int | slice) -> KeptConversation | list[KeptConversation]:
+        chosen = range(len(self))[place]
+        if isinstance(chosen, range):
+            return list(itertools.starmap(KeptConversation, self.rows(chosen)))
+        return KeptConversation(*next(self.rows(range(chosen, chosen + 1))))
+
+    def rows(self, places: range) -> Iterator[_Row]:
+        """Yield the attributes of the rows at some places."""
+        names, pseudonyms = _Hexadecimal(self._graph.names), _Hexadecimal(self._graph.conversations)
+        positions, weights, groups = self._choice.positions, self._choice.weights, self._choice.groups
+        people_of = self._graph.people_of(positions[np.arange(places.start, places.stop, places.step)])
+        for place, (position, people) in zip(places, people_of, strict=True):
+            group = -1 if groups is None else int(groups[place])
+            yield (
+                pseudonyms[position],
+                tuple([names[person] for person in people]),
+                1.0 if weights is None else float(weights[place]),
+                "" if group < 0 else pseudonyms[int(positions[group])],
+            )
+
+    def weights(self) -> npt.NDArray[np.float64]:
+        """Return the weights, (n,) float64."""
+        return np.ones(len(self)) if self._choice.weights is None else self._choice.weights
+
+    def examples(self) -> npt.NDArray[np.int64]:
+        """Return `ManifestNumbers.examples`."""
+        return ranks(self._graph.conversations[self._choice.positions])[self._choice.examples()]
+
+    def numbers(self) -> ManifestNumbers:
+        """Return the rows in numbers: of the pseudonyms themselves, whatever numbers people have in the graph."""
+        kept = self._graph.only(self._choice.positions)
+        conversations = ranks(kept.conversations)
+        return ManifestNumbers(
+            conversations=conversations,
+            starts=kept.starts,
+            people=ranks(kept.names)[kept.people],
+            weights=self.weights(),
+            examples=conversations[self._choice.examples()],
+        )
+
+
+class _Hexadecimal:
+    """Texts of digests, as `bytes.hex` gives them."""
+
+    def __init__(self, digests: npt.NDArray[np.uint8]) -> None:
+        self._bytes = digests.reshape(-1).data
+
+    def __getitem__(self, place: int) -> str:
+        return self._bytes[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)].hex()
+
+
 @dataclass(frozen=True, slots=True)
 class ContributionManifest:
     """What the trainer re-checks: which conversations are used, under pseudonyms. It stays at the member.
@@ -57,7 +177,7 @@ class ContributionManifest:
     """
 
     contribution_bound: int
-    kept: tuple[KeptConversation, ...]
+    kept: Sequence[KeptConversation]
 
     def examples(self) -> Iterator[tuple[KeptConversation, ...]]:
         """Yield the conversations of each example: one, unless they are grouped."""
@@ -72,41 +192,37 @@ class ContributionManifest:
         the weights of those conversations together, and no more than 1 where they are all of the example, which is clipped
         as a whole, or 2 where others remain in it (`ringfence.privacy.grouping`).
         """
-        totals: dict[str, float] = {}
-        for rows in self.examples():
-            weights: dict[str, list[float]] = {}
-            for row in rows:
-                for participant in row.participants:
-                    weights.setdefault(participant, []).append(row.weight)
-            for participant, own in weights.items():
-                most = 1.0 if len(own) == len(rows) else 2.0
-                totals[participant] = totals.get(participant, 0.0) + min(sum(own), most)
-        return max(totals.values(), default=0.0)
+        return self.numbers().largest_contribution()
 
     @property
     def most_examples(self) -> int:
         """Return the largest number of examples that any one person is in; 0 for an empty manifest."""
-        counts: Counter[str] = Counter()
-        for rows in self.examples():
-            counts.update({participant for row in rows for participant in row.participants})
-        return max(counts.values(), default=0)
+        return self.numbers().most_examples()
 
     @property
     def weights(self) -> tuple[float, ...]:
         """Return each conversation's weight, in the order of the rows."""
+        if isinstance(self.kept, KeptConversations):
+            return tuple(self.kept.weights().tolist())
         return tuple(row.weight for row in self.kept)
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
         """Return how many conversations each example has, in the order of the rows."""
+        if isinstance(self.kept, KeptConversations):
+            return tuple(sizes_of_runs(self.kept.examples()).tolist())
         return tuple(len(rows) for rows in self.examples())
+
+    def numbers(self) -> ManifestNumbers:
+        """Return the rows in numbers."""
+        return self.kept.numbers() if isinstance(self.kept, KeptConversations) else _numbers_of(self.kept)
 
     def digest(self) -> str:
         """Return a SHA-256 over every row, in hexadecimal: names this choice in the member's own ledger."""
         state = hashlib.sha256(f"{self.contribution_bound}".encode())
-        for row in self.kept:
-            grouped = f"|{row.group}" if row.group else ""
-            state.update(f"|{row.pseudonym}|{','.join(row.participants)}|{row.weight!r}{grouped}".encode())
+        for pseudonym, participants, weight, group in _rows_of(self.kept):
+            grouped = f"|{group}" if group else ""
+            state.update(f"|{pseudonym}|{','.join(participants)}|{weight!r}{grouped}".encode())
         return state.hexdigest()
 
 
@@ -123,12 +239,10 @@ class BoundedContributions:
     manifest: ContributionManifest
 
     @classmethod
-    def of(
-        cls, rows: Sequence[KeptConversation], positions: Sequence[int], contribution_bound: int
-    ) -> BoundedContributions:
-        """Return the rows at some positions, in that order."""
-        manifest = ContributionManifest(contribution_bound, tuple(rows[position] for position in positions))
-        return cls(positions=tuple(positions), manifest=manifest)
+    def of(cls, graph: TalkGraph, choice: Choice, contribution_bound: int) -> BoundedContributions:
+        """Return what was chosen of a graph."""
+        manifest = ContributionManifest(contribution_bound, KeptConversations(graph, choice))
+        return cls(positions=tuple(choice.positions.tolist()), manifest=manifest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,21 +282,24 @@ def bound_contributions(
         DataError: two conversations have one id. The data owner's fault.
     """
     check_terms(contribution_bound, secret)
-    rows = pseudonymous_rows(conversations, secret)
-    positions = greedy_positions(rows, contribution_bound=contribution_bound)
-    return BoundedContributions.of(rows, positions, contribution_bound)
+    graph = talk_graph(conversations, secret)
+    return BoundedContributions.of(graph, choose_whole(graph, contribution_bound), contribution_bound)
 
 
-def greedy_positions(rows: Sequence[KeptConversation], *, contribution_bound: int) -> list[int]:
-    """Return which rows `bound_contributions` keeps, in the order of their pseudonyms."""
-    used: Counter[str] = Counter()
-    positions: list[int] = []
-    for position in sorted(range(len(rows)), key=lambda index: rows[index].pseudonym):
-        participants = rows[position].participants
-        if participants and all(used[participant] < contribution_bound for participant in participants):
-            used.update(participants)
+def choose_whole(graph: TalkGraph, contribution_bound: int) -> Choice:
+    """Return what `bound_contributions` keeps of a graph, in the order of the pseudonyms.
+
+    Raises:
+        DataError: two conversations have one id. The data owner's fault.
+    """
+    used = array("i", bytes(4 * len(graph.names)))
+    positions = array("i")
+    for position, people in graph.people_of(order_of(graph)):
+        if people and _have_room(used, people, contribution_bound):
+            for person in people:
+                used[person] += 1
             positions.append(position)
-    return positions
+    return Choice(np.array(positions, dtype=np.int32))
 
 
 def fractional_weights(
@@ -199,21 +316,24 @@ def fractional_weights(
     Args and errors are those of `bound_contributions`.
     """
     check_terms(contribution_bound, secret)
-    rows = pseudonymous_rows(conversations, secret)
-    degree = Counter(participant for row in rows for participant in row.participants)
-    weighted = [
-        KeptConversation(
-            pseudonym=row.pseudonym,
-            participants=row.participants,
-            weight=min(1.0, *(contribution_bound / degree[participant] for participant in row.participants)),
-        )
-        if row.participants
-        else row
-        for row in rows
-    ]
-    positions = [index for index, row in enumerate(weighted) if row.participants]
-    positions.sort(key=lambda index: weighted[index].pseudonym)
-    return BoundedContributions.of(weighted, positions, contribution_bound)
+    graph = talk_graph(conversations, secret)
+    return BoundedContributions.of(graph, choose_fractions(graph, contribution_bound), contribution_bound)
+
+
+def choose_fractions(graph: TalkGraph, contribution_bound: int) -> Choice:
+    """Return what `fractional_weights` keeps of a graph, in the order of the pseudonyms.
+
+    Raises:
+        DataError: two conversations have one id. The data owner's fault.
+    """
+    order = order_of(graph)
+    positions = order[graph.sizes()[order] > 0].astype(np.int32)
+    if not len(positions):
+        return Choice(positions)
+    kept = graph.only(positions)
+    shares = contribution_bound / graph.degrees()[kept.people]
+    weights = np.minimum(1.0, np.minimum.reduceat(shares, kept.starts[:-1]))
+    return Choice(positions, weights)
 
 
 def verify_manifest(manifest: ContributionManifest, *, contribution_bound: int) -> None:
@@ -226,21 +346,18 @@ def verify_manifest(manifest: ContributionManifest, *, contribution_bound: int) 
     hint = "Bound the contributions again with the plan's contribution_bound."
     if manifest.contribution_bound > contribution_bound:
         raise BudgetError("The data was bounded for a larger contribution bound than the plan's.", hint=hint)
-    if len({row.pseudonym for row in manifest.kept}) != len(manifest.kept):
+    numbers = manifest.numbers()
+    if numbers.a_conversation_repeats():
         raise BudgetError("A conversation stands twice in the manifest.", hint=hint)
-    for row in manifest.kept:
-        if not row.participants or len(set(row.participants)) != len(row.participants):
-            raise BudgetError(
-                "A conversation of the manifest is not attributed to its participants.", hint=hint
-            )
-        if not (math.isfinite(row.weight) and 0.0 < row.weight <= 1.0):
-            raise BudgetError("A weight of the manifest is outside (0, 1].", hint=hint)
-    names = [rows[0].example for rows in manifest.examples()]
-    if len(set(names)) != len(names):
+    if numbers.a_row_lacks_people():
+        raise BudgetError("A conversation of the manifest is not attributed to its participants.", hint=hint)
+    if not ((numbers.weights > 0.0) & (numbers.weights <= 1.0)).all():
+        raise BudgetError("A weight of the manifest is outside (0, 1].", hint=hint)
+    if numbers.an_example_is_in_pieces():
         raise BudgetError("The conversations of an example do not lie together in the manifest.", hint=hint)
-    if max(manifest.group_sizes, default=1) > MOST_IN_AN_EXAMPLE:
+    if sizes_of_runs(numbers.examples).max(initial=1) > MOST_IN_AN_EXAMPLE:
         raise BudgetError("An example of the manifest has too many conversations.", hint=hint)
-    if manifest.largest_contribution > contribution_bound + _WEIGHT_TOLERANCE:
+    if numbers.largest_contribution() > contribution_bound + _WEIGHT_TOLERANCE:
         raise BudgetError("A person takes part in more conversations than the plan allows.", hint=hint)
 
 
@@ -261,7 +378,7 @@ def normalise_participant(author: str) -> str:
 
 def participant_pseudonym(author: str, *, secret: bytes) -> str:
     """Return what a participant is called in manifests that were made with this secret."""
-    return _pseudonym(secret, "participant", normalise_participant(author))
+    return _person_digest(secret, author).hex()
 
 
 def check_terms(contribution_bound: int, secret: bytes) -> None:
@@ -279,28 +396,68 @@ def check_terms(contribution_bound: int, secret: bytes) -> None:
         )
 
 
-def pseudonymous_rows(conversations: Sequence[Conversation], secret: bytes) -> list[KeptConversation]:
-    """Return a row for each conversation, in their order, as if all were kept.
+def talk_graph_builder(secret: bytes) -> TalkGraphBuilder:
+    """Return what makes the graph that is bounded, of conversations that are seen once."""
+    return TalkGraphBuilder(
+        conversation=partial(_digest, secret, "conversation"), person=partial(_person_digest, secret)
+    )
+
+
+def talk_graph(conversations: Iterable[Conversation], secret: bytes) -> TalkGraph:
+    """Return the graph of conversations under pseudonyms."""
+    builder = talk_graph_builder(secret)
+    for conversation in conversations:
+        builder.add(conversation)
+    return builder.build()
+
+
+def order_of(graph: TalkGraph) -> npt.NDArray[np.int64]:
+    """Return the positions of the conversations in the order of their pseudonyms.
 
     Raises:
         DataError: two conversations have one id. The data owner's fault.
     """
-    rows = [
-        KeptConversation(
-            pseudonym=_pseudonym(secret, "conversation", conversation.id),
-            participants=tuple(
-                sorted({participant_pseudonym(author, secret=secret) for author in conversation.participants})
-            ),
-        )
-        for conversation in conversations
-    ]
-    if len({row.pseudonym for row in rows}) != len(rows):
-        raise DataError(
-            "Two conversations have the same id.",
-            hint="Give each conversation an id of its own within the data set.",
-        )
-    return rows
+    order = graph.order()
+    for first in range(0, len(order) - 1, _BLOCK):
+        pseudonyms = graph.conversations[order[first : first + _BLOCK + 1]]
+        if (pseudonyms[1:] == pseudonyms[:-1]).all(axis=1).any():
+            raise DataError(
+                "Two conversations have the same id.",
+                hint="Give each conversation an id of its own within the data set.",
+            )
+    return order
 
 
-def _pseudonym(secret: bytes, kind: str, value: str) -> str:
-    return hmac.new(secret, f"{kind}|{value}".encode(), hashlib.sha256).hexdigest()
+def _have_room(used: Sequence[int], people: Sequence[int], contribution_bound: int) -> bool:
+    return all(used[person] < contribution_bound for person in people)
+
+
+def _rows_of(kept: Sequence[KeptConversation]) -> Iterator[_Row]:
+    if isinstance(kept, KeptConversations):
+        return kept.rows(range(len(kept)))
+    return ((row.pseudonym, row.participants, row.weight, row.group) for row in kept)
+
+
+def _numbers_of(kept: Sequence[KeptConversation]) -> ManifestNumbers:
+    conversations: dict[str, int] = {}
+    people: dict[str, int] = {}
+    sizes = [len(row.participants) for row in kept]
+    return ManifestNumbers(
+        conversations=_numbered([row.pseudonym for row in kept], conversations),
+        starts=np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))),
+        people=_numbered([person for row in kept for person in row.participants], people),
+        weights=np.array([row.weight for row in kept], dtype=np.float64),
+        examples=_numbered([row.example for row in kept], conversations),
+    )
+
+
+def _numbered(names: Sequence[str], known: dict[str, int]) -> npt.NDArray[np.int64]:
+    return np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int64)
+
+
+def _person_digest(secret: bytes, author: str) -> bytes:
+    return _digest(secret, "participant", normalise_participant(author))
+
+
+def _digest(secret: bytes, kind: str, value: str) -> bytes:
+    return hmac.digest(secret, f"{kind}|{value}".encode(), "sha256")

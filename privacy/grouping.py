@@ -8,24 +8,29 @@ what is bounded is how much of the sum hangs on that person, not how many conver
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from ringfence.model.bounds import Bounds
 from ringfence.model.conversation import Conversation
 from ringfence.privacy.bounding import (
     MOST_IN_AN_EXAMPLE,
     BoundedContributions,
-    KeptConversation,
+    Choice,
     bound_contributions,
     check_terms,
+    choose_fractions,
+    choose_whole,
     fractional_weights,
-    greedy_positions,
-    pseudonymous_rows,
+    talk_graph,
 )
+from ringfence.privacy.talk_graph import TalkGraph
 
 
 def group_contributions(
@@ -52,29 +57,39 @@ def group_contributions(
     Args and errors are those of `bound_contributions`. The rows of an example lie together.
     """
     check_terms(contribution_bound, secret)
-    rows = pseudonymous_rows(conversations, secret)
-    alone = greedy_positions(rows, contribution_bound=contribution_bound)
-    examples = [[position] for position in alone]
-    of_person: dict[str, set[int]] = {}
-    for example, position in enumerate(alone):
-        for participant in rows[position].participants:
-            of_person.setdefault(participant, set()).add(example)
-    left_out = set(range(len(rows))).difference(alone)
-    for position in sorted(left_out, key=lambda index: rows[index].pseudonym):
-        participants = rows[position].participants
-        chosen = _example_for(participants, examples, of_person, contribution_bound=contribution_bound)
+    graph = talk_graph(conversations, secret)
+    return BoundedContributions.of(graph, choose_groups(graph, contribution_bound), contribution_bound)
+
+
+def choose_groups(graph: TalkGraph, contribution_bound: int) -> Choice:
+    """Return what `group_contributions` keeps of a graph, the rows of an example together.
+
+    Raises:
+        DataError: two conversations have one id. The data owner's fault.
+    """
+    alone = choose_whole(graph, contribution_bound).positions
+    example_of = np.full(len(graph), -1, dtype=np.int32)
+    example_of[alone] = np.arange(len(alone))
+    sizes, joined = array("i", [1]) * len(alone), array("i")
+    order = graph.order()
+    left_out = order[example_of[order] < 0]
+    if len(left_out):
+        examples_of = _ExamplesOfPeople(graph, contribution_bound=contribution_bound)
+        for example, (_, people) in enumerate(graph.people_of(alone)):
+            examples_of.add(example, people)
+    for position, people in graph.people_of(left_out):
+        chosen = _example_for(people, sizes, examples_of, contribution_bound=contribution_bound)
         if chosen is not None:
-            examples[chosen].append(position)
-            for participant in participants:
-                of_person.setdefault(participant, set()).add(chosen)
-    grouped = list(rows)
-    for members in examples:
-        for position, weight in zip(members, _weights([rows[p] for p in members]), strict=True):
-            group = rows[members[0]].pseudonym if len(members) > 1 else ""
-            grouped[position] = replace(rows[position], weight=weight, group=group)
-    return BoundedContributions.of(
-        grouped, [position for members in examples for position in members], contribution_bound
-    )
+            example_of[position] = chosen
+            sizes[chosen] += 1
+            joined.append(position)
+            examples_of.add(chosen, people)
+    if not joined:
+        return Choice(alone)
+    positions = np.concatenate((alone, np.array(joined, dtype=np.int32)))
+    # The one that was kept alone comes first, those that joined it in their order.
+    positions = positions[np.argsort(example_of[positions], kind="stable")]
+    return _weighted(graph, positions, np.array(sizes, dtype=np.int64))
 
 
 class Bounding(Protocol):
@@ -92,32 +107,68 @@ BOUNDS: Mapping[Bounds, Bounding] = MappingProxyType(
 """Name in plans -> how the bound is kept."""
 
 
+CHOICES: Mapping[Bounds, Callable[[TalkGraph, int], Choice]] = MappingProxyType(
+    {"greedy": choose_whole, "fractional": choose_fractions, "grouped": choose_groups}
+)
+"""Name in plans -> what that keeps of a graph under a contribution bound."""
+
+
+class _ExamplesOfPeople:
+    """Which examples each person is in: never more than k, nor more than their conversations."""
+
+    def __init__(self, graph: TalkGraph, *, contribution_bound: int) -> None:
+        room = np.minimum(graph.degrees(), contribution_bound)
+        self._starts = array("q", (np.cumsum(room) - room).tobytes())
+        self._counts = array("i", bytes(4 * len(room)))
+        self._examples = array("i", bytes(4 * int(room.sum())))
+
+    def add(self, example: int, people: Sequence[int]) -> None:
+        """Put people into an example; those who are in it already stay as they are."""
+        for person in people:
+            if example not in self.of(person):
+                self._examples[self._starts[person] + self._counts[person]] = example
+                self._counts[person] += 1
+
+    def of(self, person: int) -> Sequence[int]:
+        """Return the examples that a person is in."""
+        start = self._starts[person]
+        return self._examples[start : start + self._counts[person]]
+
+
 def _example_for(
-    participants: Sequence[str],
-    examples: Sequence[Sequence[int]],
-    of_person: dict[str, set[int]],
-    *,
-    contribution_bound: int,
+    people: Sequence[int], sizes: Sequence[int], examples_of: _ExamplesOfPeople, *, contribution_bound: int
 ) -> int | None:
     """Return the example that a conversation may join, the one with most of its people if there are several."""
-    busy = [
-        of_person[person] for person in participants if len(of_person.get(person, ())) >= contribution_bound
-    ]
+    theirs = [examples_of.of(person) for person in people]
+    busy = [set(examples) for examples in theirs if len(examples) >= contribution_bound]
     open_to_it = {
         example
         for example in (set.intersection(*busy) if busy else set())
-        if len(examples[example]) < MOST_IN_AN_EXAMPLE
+        if sizes[example] < MOST_IN_AN_EXAMPLE
     }
-    known = Counter(example for person in participants for example in of_person.get(person, ()))
+    known = Counter(example for examples in theirs for example in examples)
     return min(open_to_it, key=lambda example: (-known[example], example), default=None)
 
 
-def _weights(rows: Sequence[KeptConversation]) -> list[float]:
-    appearances = Counter(participant for row in rows for participant in row.participants)
+def _weighted(graph: TalkGraph, positions: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64]) -> Choice:
+    """Return a choice of examples of given sizes, whose conversations follow each other."""
+    weights = np.ones(len(positions))
+    groups = np.full(len(positions), -1, dtype=np.int32)
+    starts = np.cumsum(sizes) - sizes
+    together = sizes > 1
+    for start, size in zip(starts[together].tolist(), sizes[together].tolist(), strict=True):
+        end = start + size
+        weights[start:end] = _weights([people for _, people in graph.people_of(positions[start:end])])
+        groups[start:end] = start
+    return Choice(positions, weights, groups)
+
+
+def _weights(conversations: Sequence[Sequence[int]]) -> list[float]:
+    appearances = Counter(person for people in conversations for person in people)
     return [
         1.0
         / max(
-            (appearances[person] for person in row.participants if appearances[person] < len(rows)), default=1
+            (appearances[person] for person in people if appearances[person] < len(conversations)), default=1
         )
-        for row in rows
+        for people in conversations
     ]
