@@ -88,16 +88,17 @@ def test_explanations_name_stages_positions_and_authors(
     run(release / "examples.jsonl", "--model", release, "--top", 1, "--explain")
     captured = capsys.readouterr()
     rows = [line.split() for line in captured.out.splitlines()[4:]]
-    # Each message of the pattern, not the five with the largest shares.
+    # Each message of the pattern, not the five with the largest shares; and the one that lowers the score.
     assert [(row[1], row[2], row[-1]) for row in rows[:-1]] == [
         ("1", "access", "a"),
         ("3", "personal_information", "a"),
-        ("5", "personal_information", "a"),
+        ("4", "other", "b"),
+        ("5", "risk_assessment", "a"),
         ("7", "secrecy", "a"),
         ("8", "platform_move", "a"),
         ("9", "meeting", "a"),
     ]
-    assert " ".join(rows[-1]) == "3 messages more: --all-messages, or --json"
+    assert " ".join(rows[-1]) == "2 messages more: --all-messages, or --json"
     assert "Share: the score less the score without that message" in captured.err
     run(release / "examples.jsonl", "--model", release, "--json", "--top", 1, "--explain")
     messages = json_lines(capsys.readouterr().out)[0]["messages"]

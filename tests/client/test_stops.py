@@ -22,6 +22,20 @@ PLANTED = "the blue heron waits"
 COMMAND = (sys.executable, "-m", "ringfence.client.command_line")
 
 
+@pytest.fixture(autouse=True)
+def _unheard_signals() -> Iterator[None]:
+    """As in a process of its own: a test before this one may have run a command that hears them to the end."""
+    usual = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 class Looking:
     """``ringfence data check`` that has read the first of a file whose rest does not come."""
 

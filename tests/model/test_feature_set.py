@@ -143,7 +143,7 @@ def test_of_a_long_message_the_two_ends_are_read(features: FeatureSet) -> None:
         for text in (half + "x" * 30 + half, half + f"x x x {said} x" + half, half + half + said)
     )
     np.testing.assert_array_equal(features.rows(nothing), features.rows(between))
-    assert not np.allclose(features.rows(nothing), features.rows(at_the_end), atol=0.1)
+    assert not np.allclose(features.rows(nothing), features.rows(at_the_end), atol=0.05)
 
 
 @pytest.mark.parametrize("place", ["before", "behind", "around"])
