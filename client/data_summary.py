@@ -223,7 +223,13 @@ def _time_warnings(counted: _Counted) -> list[str]:
     """Return what to do about times that are no dates; milliseconds where seconds belong are the usual reason."""
     strange = [time for time in (counted.first, counted.last) if time is not None and not _is_a_date(time)]
     if not strange:
-        return []
+        if counted.last is None or not 0 < counted.last < _OLDEST_CHAT:
+            return []
+        warning = (
+            "All times lie before 1990, as bare dates (20240131), years and a spreadsheet's days do when they are taken for seconds: "
+            "give seconds since 1970, or null where none is known."
+        )
+        return [warning]
     for unit, a_second in _FINER_UNITS:
         if any(_OLDEST_CHAT * a_second <= time < _NEWEST_CHAT * a_second for time in strange):
             warning = (

@@ -82,7 +82,7 @@ def test_what_a_member_should_look_at_is_said(data: list[Conversation], warning:
 
 
 def test_sound_data_has_no_warning() -> None:
-    assert summarise(many(), contribution_bound=2, secret=KEY).warnings == ()
+    assert summarise(many(start=1_700_000_000), contribution_bound=2, secret=KEY).warnings == ()
 
 
 @pytest.mark.parametrize("seconds", [1e300, -1e300, 1.7e15])
@@ -127,6 +127,15 @@ def test_times_outside_every_calendar_are_warned_of(seconds: float) -> None:
     data = [Conversation("c", (Message("a", "x", seconds),), label=1)]
     warnings = summarise(data, contribution_bound=2, secret=KEY).warnings
     assert any("outside the calendar" in line for line in warnings)
+
+
+@pytest.mark.parametrize("seconds", [20240131.0, 2024.0, 45292.5])
+def test_dates_years_and_a_spreadsheets_days_are_warned_of(seconds: float) -> None:
+    data = [Conversation("c", (Message("a", "x", seconds),), label=1)]
+    (warning,) = (
+        line for line in summarise(data, contribution_bound=2, secret=KEY).warnings if "1990" in line
+    )
+    assert "seconds since 1970" in warning
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e9, 4e9])
