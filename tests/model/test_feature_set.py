@@ -137,13 +137,13 @@ def test_who_said_it_does_matter(features: FeatureSet) -> None:
 
 def test_of_a_long_message_the_two_ends_are_read(features: FeatureSet) -> None:
     half = "good game " * (MAXIMUM_CHARACTERS // 20)
-    said = "are your parents home?"
+    said = "keep this secret, tell nobody about us."
     nothing, between, at_the_end = (
         conversation(("a", text))
         for text in (half + "x" * 30 + half, half + f"x x x {said} x" + half, half + half + said)
     )
     np.testing.assert_array_equal(features.rows(nothing), features.rows(between))
-    assert not np.allclose(features.rows(nothing), features.rows(at_the_end), atol=0.05)
+    assert not np.allclose(features.rows(nothing), features.rows(at_the_end), atol=0.1)
 
 
 @pytest.mark.parametrize("place", ["before", "behind", "around"])
