@@ -58,6 +58,15 @@ class SnapshotTaken:
         raise kind(self.reason, hint=self.hint)
 
 
+def end_process(process: multiprocessing.process.BaseProcess) -> None:
+    """Ask a child to end, and kill it if it has not within five seconds."""
+    process.terminate()
+    process.join(_STOP_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
 class Reading:
     """One reading by a child process, used as a context manager: wait for `pipe`, then take the answer.
 
@@ -100,11 +109,7 @@ class Reading:
             self._child_end.close()
             if self._process is not None:
                 # Asked to end, it removes what it fetched; killed, it cannot.
-                self._process.terminate()
-                self._process.join(_STOP_S)
-                if self._process.is_alive():
-                    self._process.kill()
-                    self._process.join()
+                end_process(self._process)
                 if self._process.pid is not None:
                     remove_copies(self._home, process_id=self._process.pid)
             if self._path is not None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from ringfence.client.confinement import confine
 from ringfence.client.member_home import MemberHome
-from ringfence.client.reading_process import Reading, SnapshotTaken, SnapshotWanted
+from ringfence.client.reading_process import Reading, SnapshotTaken, SnapshotWanted, end_process
 from ringfence.client.refusals import refusal_code
 from ringfence.client.rows_progress import RowsLog, RowsMade
 from ringfence.model.errors import RingfenceError
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ringfence.client.local_training import LocalTrainer
 
 log = logging.getLogger("ringfence.agent")
-_STOP_S = 5.0
 _TURN_S = 1.0
 """How often it is looked whether to go on waiting, whatever the child says meanwhile."""
 
@@ -203,11 +202,7 @@ class Worker:
             self._pipe.close()
             self._pipe = None
         if self._process is not None:
-            self._process.terminate()
-            self._process.join(_STOP_S)
-            if self._process.is_alive():
-                self._process.kill()
-                self._process.join()
+            end_process(self._process)
             self._process = None
 
 
